@@ -1,0 +1,80 @@
+/* Figures follow the theme of the page: Plotly draws on its own ground otherwise, white in dark mode. */
+(function () {
+  "use strict";
+
+  // The widget manager asks MathJax 2 for a queue; the book ships MathJax 3, which has none.
+  function shim() {
+    if (window.MathJax && !window.MathJax.Hub) {
+      window.MathJax.Hub = { Queue: function () {}, Config: function () {}, Configured: function () {} };
+    }
+  }
+  shim();
+  window.addEventListener("load", shim);
+
+  var INK = "#e4e8ec", GRID = "#4a535d", NONE = "rgba(0,0,0,0)", PANEL = "#5b6773";
+
+  function darkValues(graph) {
+    var values = { paper_bgcolor: NONE, plot_bgcolor: NONE, "font.color": INK, "title.font.color": INK,
+                   "legend.font.color": INK, "legend.bgcolor": NONE };
+    var full = graph._fullLayout || {};
+    Object.keys(full).forEach(function (key) {
+      if (/^[xy]axis\d*$/.test(key)) {
+        values[key + ".gridcolor"] = GRID;
+        values[key + ".linecolor"] = GRID;
+        values[key + ".zerolinecolor"] = GRID;
+      }
+    });
+    ["sliders", "updatemenus", "annotations"].forEach(function (list) {
+      (graph.layout[list] || []).forEach(function (item, index) {
+        var name = list + "[" + index + "].";
+        values[name + "font.color"] = INK;
+        if (list !== "annotations") { values[name + "bgcolor"] = PANEL; values[name + "bordercolor"] = GRID; }
+        if (list === "sliders") { values[name + "currentvalue.font.color"] = INK; values[name + "tickcolor"] = GRID; }
+      });
+    });
+    return values;
+  }
+
+  function read(object, path) {
+    return path.replace(/\[(\d+)\]/g, ".$1").split(".").reduce(function (value, key) {
+      return value === undefined || value === null ? undefined : value[key];
+    }, object);
+  }
+
+  function paint(graph, dark) {
+    if (!graph._fullLayout || graph._bookDark === dark || (!dark && graph._bookDark === undefined)) { return; }
+    var values = dark ? darkValues(graph) : graph._bookLight;
+    if (dark) {
+      var light = {};
+      Object.keys(values).forEach(function (path) {
+        var value = read(graph.layout, path);
+        light[path] = value === undefined ? null : value;
+      });
+      graph._bookLight = light;
+    }
+    graph._bookDark = dark;
+    window.Plotly.relayout(graph, values);
+  }
+
+  function paintAll() {
+    if (!window.Plotly) { return; }
+    var dark = document.documentElement.dataset.theme === "dark";
+    document.querySelectorAll(".plotly-graph-div").forEach(function (graph) { paint(graph, dark); });
+  }
+
+  function start() {
+    paintAll();
+    new MutationObserver(paintAll).observe(document.documentElement, { attributeFilter: ["data-theme"] });
+    // A figure inside a closed tab or a phone turned sideways: draw again at the width it has now.
+    var timer;
+    window.addEventListener("resize", function () {
+      clearTimeout(timer);
+      timer = setTimeout(function () {
+        document.querySelectorAll(".plotly-graph-div").forEach(function (graph) {
+          if (graph._fullLayout && graph.offsetParent) { window.Plotly.Plots.resize(graph); }
+        });
+      }, 200);
+    });
+  }
+  if (document.readyState === "complete") { start(); } else { window.addEventListener("load", start); }
+})();

@@ -1,0 +1,199 @@
+"""Sites, masks, hooks, sampler, adapter and baking, on a tiny FLUX of the real classes."""
+
+import pytest
+import torch
+from conftest import tiny_flux
+
+from uniforget_lib import Mask, bake, load, masked, record, rollout
+from uniforget_lib.locate import magnitude, random
+from uniforget_lib.masks import hard_concrete, relaxed_sigmoid
+
+PROMPTS = ["a cat on a blue ground", "a rocket left of a house on a pink ground"]
+
+
+def state(adapter) -> dict[str, torch.Tensor]:
+    return {n: t.clone() for n, t in adapter.denoiser.state_dict().items()}
+
+
+def hooks(adapter) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in adapter.denoiser.modules())
+
+
+def test_sampler_agrees_with_the_pipeline(tiny):
+    pipe = tiny.pipe
+    want = pipe(PROMPTS[0], num_inference_steps=4, height=64, width=64, max_sequence_length=16, output_type="pt",
+                generator=torch.Generator().manual_seed(10007 * 3)).images  # fmt: skip
+    got = tiny.images(PROMPTS[:1], steps=4, seed=3)
+    assert want.std() > 0.01
+    assert (got - want).abs().max() < 1e-5
+
+
+def test_true_cfg_agrees_with_the_pipeline():
+    tiny = tiny_flux()
+    tiny.true_cfg = 2.0
+    want = tiny.pipe(PROMPTS[0], negative_prompt="", true_cfg_scale=2.0, num_inference_steps=3, height=64, width=64,
+                     max_sequence_length=16, output_type="latent", generator=torch.Generator().manual_seed(0)).images  # fmt: skip
+    assert (tiny.latents(PROMPTS[:1], steps=3) - want).abs().max() < 1e-5
+
+
+def test_images_do_not_depend_on_the_batch(tiny):
+    together = tiny.latents(PROMPTS * 3, seed=1, batch=6)
+    apart = tiny.latents(PROMPTS * 3, seed=1, batch=2)
+    assert (together - apart).abs().max() < 1e-5
+
+
+def test_sites_cover_the_channels_they_name(tiny):
+    sites = tiny.sites()
+    assert len(sites) == 5 + 3  # a double block: 2 norm, heads, 2 ffn; a single block: norm, heads, ffn
+    assert len({s.name for s in sites}) == len(sites)
+    for site in sites:
+        for ref in site.readers:
+            assert ref.stop <= tiny.denoiser.get_submodule(ref.linear).in_features
+        for ref in site.writers:
+            assert ref.stop <= tiny.denoiser.get_submodule(ref.linear).out_features
+    with pytest.raises(ValueError, match="value"):
+        tiny.sites(["value"])
+
+
+def test_ones_change_no_bit(tiny):
+    want = tiny.latents(PROMPTS)
+    with masked(tiny, Mask.ones(tiny.sites(), tiny.fingerprint)):
+        assert hooks(tiny) > 0
+        got = tiny.latents(PROMPTS)
+    assert torch.equal(want, got)
+
+
+def test_mask_changes_output_and_leaves_no_trace(tiny):
+    before, weights = tiny.latents(PROMPTS), state(tiny)
+    mask = random(tiny).mask(ratio=0.5)
+    with masked(tiny, mask):
+        assert (tiny.latents(PROMPTS) - before).abs().max() > 1e-3
+    with pytest.raises(RuntimeError, match="on purpose"), masked(tiny, mask):
+        raise RuntimeError("on purpose")
+    assert hooks(tiny) == 0
+    assert all(torch.equal(weights[n], t) for n, t in tiny.denoiser.state_dict().items())
+    assert torch.equal(tiny.latents(PROMPTS), before)
+
+
+def test_a_bad_gate_leaves_no_hook(tiny):
+    with pytest.raises(ValueError, match="units"), masked(tiny, {tiny.sites()[0].name: torch.ones(1)}):
+        pass
+    with pytest.raises(ValueError, match="does not have"), masked(tiny, {"no.such.site": torch.ones(1)}):
+        pass
+    assert hooks(tiny) == 0
+
+
+def test_masking_a_unit_zeroes_exactly_its_channels(tiny):
+    site = next(s for s in tiny.sites(["head"]) if s.name.startswith("single"))
+    ref = site.readers[0]
+    seen = []
+    module = tiny.denoiser.get_submodule(ref.linear)
+    gate = torch.tensor([0.0, 1.0])
+    with masked(tiny, {site.name: gate}):
+        handle = module.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
+        tiny.latents(PROMPTS, steps=1)
+        handle.remove()
+    x = seen[0]
+    assert (x[..., : site.width] == 0).all()
+    assert (x[..., site.width :] != 0).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("kinds", [("ffn",), ("head",), ("norm",), ("ffn", "head", "norm")])
+@pytest.mark.parametrize("ratio", [0.3, 1.0])
+def test_baked_equals_masked(tiny, kinds, ratio):
+    mask = random(tiny, kinds=kinds).mask(ratio=ratio)
+    weights, plain = state(tiny), tiny.latents(PROMPTS)
+    with masked(tiny, mask):
+        want = tiny.latents(PROMPTS)
+    baked = bake(tiny, mask)
+    assert (baked.latents(PROMPTS) - want).abs().max() < 1e-5
+    assert (want - plain).abs().max() > 1e-3
+    assert all(torch.equal(weights[n], t) for n, t in tiny.denoiser.state_dict().items())
+    assert baked.pipe.transformer is baked.denoiser
+
+
+def test_baked_pipeline_saves_and_loads(tiny, tmp_path):
+    baked = bake(tiny, magnitude(tiny).mask(ratio=0.2))
+    baked.pipe.save_pretrained(tmp_path / "p")
+    again = load(tmp_path / "p")
+    assert (again.latents(PROMPTS) - baked.latents(PROMPTS)).abs().max() < 1e-5
+
+
+def test_checkpointed_gradient_is_the_full_one():
+    tiny = tiny_flux(dtype=torch.float64)
+    sites = tiny.sites()
+    x, cond, sigmas = tiny.noise(2, 0), tiny.encode(PROMPTS), tiny.sigmas(4).double()
+    grads = []
+    for checkpoint in (False, True):
+        gates = {s.name: torch.full((s.units,), 0.7, dtype=torch.float64, requires_grad=True) for s in sites}
+        with masked(tiny, gates):
+            rollout(tiny.predict, x, sigmas, cond, checkpoint=checkpoint).pow(2).mean().backward()
+        grads.append(torch.cat([g.grad for g in gates.values()]))
+    assert grads[0].abs().max() > 1e-6
+    assert (grads[0] - grads[1]).abs().max() <= 1e-10 * grads[0].abs().max()
+
+
+def test_gradient_is_that_of_the_whole_sampling():
+    tiny = tiny_flux(dtype=torch.float64)
+    site = tiny.sites(["ffn"])[0]
+    x, cond, sigmas = tiny.noise(1, 0), tiny.encode(PROMPTS[:1]), tiny.sigmas(3).double()
+
+    def loss(gate):
+        with masked(tiny, {site.name: gate}):
+            return rollout(tiny.predict, x, sigmas, cond, checkpoint=True).pow(2).mean()
+
+    gate = torch.ones(site.units, dtype=torch.float64, requires_grad=True)
+    with masked(tiny, {site.name: gate}):
+        rollout(tiny.predict, x, sigmas, cond, checkpoint=True).pow(2).mean().backward()
+    unit, h = int(gate.grad.abs().argmax()), 1e-5
+    step = torch.zeros_like(gate)
+    step[unit] = h
+    with torch.no_grad():
+        numeric = (loss(gate + step) - loss(gate - step)) / (2 * h)
+    assert abs(numeric - gate.grad[unit]) < 1e-6 * abs(numeric)
+
+
+def test_record_is_the_mean_square_of_the_masked_activation(tiny):
+    site = tiny.sites(["ffn"])[0]
+    module = tiny.denoiser.get_submodule(site.readers[0].linear)
+    seen = []
+    handle = module.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
+    with record(tiny, [site]) as got:
+        tiny.latents(PROMPTS, steps=2)
+    handle.remove()
+    want = torch.cat([x.flatten(0, 1) for x in seen]).pow(2).mean(0)
+    assert torch.allclose(got[site.name], want, rtol=1e-4)
+    assert hooks(tiny) == 0
+
+
+def test_hard_concrete_golden():
+    logits, u = torch.tensor([0.0, 3.0, -3.0, 50.0]), torch.full((4,), 0.5)
+    got = hard_concrete(logits, u)  # u = .5: no noise; sigmoid(l / .83) 1.2 - .1
+    assert torch.allclose(got, torch.tensor([0.5, 1.0, 0.0, 1.0]), atol=0.01)
+    assert abs(float(hard_concrete(torch.tensor(0.5), torch.tensor(0.9))) - 0.8737) < 1e-3
+    assert abs(float(relaxed_sigmoid(torch.tensor(1.0))) - 0.802184) < 1e-5
+
+
+def test_masks_combine_and_count(tiny):
+    a, b = random(tiny, seed=1).mask(ratio=0.5), random(tiny, seed=2).mask(ratio=0.5)
+    assert a.sparsity() == pytest.approx(0.5, abs=0.01)
+    assert (a & b).sparsity() == pytest.approx(0.75, abs=0.05)
+    assert (a | b).sparsity() == pytest.approx(0.25, abs=0.05)
+    c = magnitude(tiny).match(a)
+    assert {n: int((v == 0).sum()) for n, v in c.values.items()} == {n: int((v == 0).sum()) for n, v in a.values.items()}
+    with pytest.raises(ValueError, match="ratio"):
+        random(tiny).mask(ratio=1.2)
+    with pytest.raises(ValueError, match="either"):
+        random(tiny).mask()
+
+
+def test_mask_of_another_model_is_refused(tiny, tmp_path):
+    mask = random(tiny).mask(ratio=0.1)
+    mask.save(tmp_path / "m.safetensors")
+    assert torch.equal(Mask.load(tmp_path / "m.safetensors", tiny.fingerprint).values["transformer_blocks.0.ff"],
+                       mask.values["transformer_blocks.0.ff"])  # fmt: skip
+    other = tiny_flux(seed=1)
+    for use in (lambda: Mask.load(tmp_path / "m.safetensors", other.fingerprint), lambda: bake(other, mask),
+                lambda: masked(other, mask).__enter__()):  # fmt: skip
+        with pytest.raises(ValueError, match=tiny.fingerprint):
+            use()

@@ -1,0 +1,180 @@
+"""Detector, locators and statistics: golden numbers, resuming, and the errors that a user meets."""
+
+import errno
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from uniforget_lib import Report, UniForget, detect, evaluate, load, locate, profile, provenance
+from uniforget_lib.evaluate import Estimate
+from uniforget_lib.files import check_sums, save_tensors, write_sums
+
+PROMPTS = ["a cat on a blue ground", "a rocket left of a house on a pink ground", "a star on a white ground", ""]
+QUICK = UniForget(beta=0.1, steps=2, mask_steps=6, batch=2)
+
+
+def test_wen_is_the_mean_velocity_gap(tiny):
+    got = detect.wen(tiny, PROMPTS, steps=1, sampling_steps=4, seeds=(0, 1))
+    x = [tiny.noise(4, s) for s in (0, 1)]
+    cond, empty, sigma = tiny.encode(PROMPTS), tiny.encode([""] * 4), tiny.sigmas(4)[0]
+    with torch.no_grad():
+        gaps = [tiny.predict(z, sigma, cond) - tiny.predict(z, sigma, empty) for z in x]
+    want = sum(g.flatten(1).norm(dim=1) / math.sqrt(g[0].numel()) for g in gaps) / 2
+    assert torch.allclose(got, want, atol=1e-6)
+    assert got[3] == 0 and (got[:3] > 0).all()
+    assert torch.allclose(detect.wen(tiny, PROMPTS, steps=1, sampling_steps=4, seeds=(0, 1), batch=3), got, atol=1e-6)
+
+
+def test_wen_refuses_bad_input(tiny):
+    with pytest.raises(ValueError, match="prompts is empty"):
+        detect.wen(tiny, [])
+    with pytest.raises(TypeError, match="list of strings"):
+        detect.wen(tiny, "a cat")
+    with pytest.raises(ValueError, match="steps=9"):
+        detect.wen(tiny, PROMPTS, steps=9, sampling_steps=8)
+
+
+def test_uniforget_first_step_is_the_paper_s_objective(tiny):
+    score = locate.uniforget(tiny, PROMPTS, QUICK, stop_after=1)
+    row = score.history[0]
+    assert row["regulariser"] == pytest.approx(1 / (1 + math.exp(-(0.4 * 3 + 1))), abs=1e-6)
+    assert row["loss"] == pytest.approx(row["reconstruction"] + 0.1 * row["regulariser"], abs=1e-6)
+    generator = torch.Generator().manual_seed(0)
+    pick = torch.randperm(4, generator=generator)[:2]
+    logits = torch.full((sum(s.units for s in tiny.sites(("ffn", "norm"))),), 3.0)
+    from uniforget_lib.hooks import masked
+    from uniforget_lib.masks import hard_concrete
+
+    sites = tiny.sites(("ffn", "norm"))
+    gates = hard_concrete(logits, torch.rand(len(logits), generator=generator)).split([s.units for s in sites])
+    with torch.no_grad():
+        from uniforget_lib import rollout
+
+        x, cond, sigmas = tiny.noise(4, 0)[pick], tiny.encode(PROMPTS)[pick], tiny.sigmas(2)
+        plain = rollout(tiny.predict, x, sigmas, cond)
+        with masked(tiny, dict(zip((s.name for s in sites), gates))):
+            changed = rollout(tiny.predict, x, sigmas, cond)
+    assert row["reconstruction"] == pytest.approx(float((changed - plain).pow(2).mean()), rel=1e-4)
+
+
+def test_beta_decides_how_much_is_removed(tiny):
+    off = []
+    for beta in (0.0, 30.0):
+        config = UniForget(beta=beta, steps=2, mask_steps=25, batch=2, weight_decay=0.0)
+        off.append(locate.uniforget(tiny, PROMPTS, config).mask(threshold=0).sparsity())
+    assert off[0] < 0.05 < 0.5 < off[1]
+
+
+@pytest.mark.parametrize("option", [{"checkpoint": True}, {"micro_batch": 1}])
+def test_memory_savers_give_the_same_mask(tiny, option):
+    want = locate.uniforget(tiny, PROMPTS, QUICK)
+    config = UniForget(beta=0.1, steps=2, mask_steps=6, batch=2, **option)
+    got = locate.uniforget(tiny, PROMPTS, config)
+    for name in want.values:
+        assert torch.allclose(got.values[name], want.values[name], atol=2e-2), name
+
+
+def test_interrupted_mask_training_ends_in_the_same_mask(tiny, tmp_path):
+    want = locate.uniforget(tiny, PROMPTS, QUICK)
+    state = tmp_path / "state.safetensors"
+    locate.uniforget(tiny, PROMPTS, QUICK, state=state, stop_after=4)
+    got = locate.uniforget(tiny, PROMPTS, QUICK, state=state)
+    assert all(torch.equal(got.values[n], v) for n, v in want.values.items())
+    assert [r["step"] for r in got.history] == [1, 2, 3, 4, 5, 6]
+    with pytest.raises(ValueError, match="another model, configuration"):
+        locate.uniforget(tiny, PROMPTS[:2], QUICK, state=state)
+
+
+def test_uniforget_refuses_bad_input(tiny):
+    with pytest.raises(ValueError, match="beta=-1"):
+        UniForget(beta=-1)
+    with pytest.raises(ValueError, match="prompts is empty"):
+        locate.uniforget(tiny, [], QUICK)
+
+
+def test_magnitude_removes_the_smallest_column(tiny):
+    site = tiny.sites(["ffn"])[0]
+    with torch.no_grad():
+        tiny.denoiser.get_submodule(site.readers[0].linear).weight[:, 7] = 0
+    assert int(locate.magnitude(tiny).values[site.name].argmax()) == 7
+
+
+def test_load_names_what_is_wrong(tmp_path):
+    with pytest.raises(ValueError, match="no-such-model"):
+        load("no-such-model")
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "KandinskyPipeline"}))
+    with pytest.raises(ValueError, match="KandinskyPipeline has no adapter"):
+        load(tmp_path)
+    if not torch.cuda.is_available():
+        with pytest.raises(RuntimeError, match="cuda:3"):
+            load("testbed", device="cuda:3")
+
+
+def test_sums_are_checked(tmp_path):
+    (tmp_path / "a.bin").write_bytes(b"1")
+    write_sums(tmp_path)
+    check_sums(tmp_path)
+    (tmp_path / "a.bin").write_bytes(b"2")
+    with pytest.raises(ValueError, match="a.bin"):
+        check_sums(tmp_path)
+
+
+def test_full_disk_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "t.safetensors"
+    save_tensors(path, {"a": torch.zeros(2)})
+    before = path.read_bytes()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="t.safetensors.*free some space"):
+        save_tensors(path, {"a": torch.ones(2)})
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_threshold_keeps_the_false_positive_rate():
+    control = np.random.default_rng(0).uniform(0.1, 0.5, 400)
+    limit = evaluate.threshold(control, 0.01)
+    assert (control <= limit).sum() == 4
+    assert (evaluate.threshold(np.full(200, 0.3)) < 0.3)
+    with pytest.raises(ValueError, match="at least 100"):
+        evaluate.threshold(control[:50])
+
+
+def test_bootstrap_covers_and_respects_prompts():
+    e = evaluate.bootstrap(np.array([0.0, 1.0] * 50))
+    assert e.mean == 0.5 and 0.38 < e.low < 0.43 and 0.57 < e.high < 0.62  # normal approximation: .5 +- .098
+    repeated = evaluate.bootstrap(np.tile([0.0, 1.0] * 50, (8, 1)))
+    assert repeated.high - repeated.low > 0.9 * (e.high - e.low)  # eight equal seeds add no information
+    assert evaluate.auroc([2, 3], [1, 2]) == 0.875
+
+
+def test_copying_and_quality_golden():
+    a, b = torch.zeros(1, 3, 8, 8), torch.full((1, 3, 8, 8), 0.2)
+    assert evaluate.distance(a, b)[0] == pytest.approx(0.2)
+    checker = (torch.arange(8)[:, None] + torch.arange(8)[None]).remainder(2).float().expand(1, 3, 8, 8)
+    assert evaluate.detail(checker)[0] == pytest.approx(16.0)
+    assert evaluate.detail(b)[0] == pytest.approx(0.0)
+    with pytest.raises(ValueError, match="shape"):
+        evaluate.distance(a, b[..., :4])
+
+
+def test_report_round_trip(tmp_path):
+    report = Report(provenance(seed=3, device="cpu"))
+    report.add(model="unpruned", copied=Estimate(0.5, 0.4, 0.6))
+    again = Report.from_json(report.to_json(tmp_path / "r.json"))
+    assert again == report and "0.500 [0.400, 0.600]" in again.to_frame().to_string()
+    assert {"seed", "device", "library", "versions"} <= report.meta.keys()
+    assert list(report.compare(again, on="model")["copied (other)"]) == ["0.500 [0.400, 0.600]"]
+
+
+def test_profile(monkeypatch):
+    monkeypatch.setenv("UNIFORGET_PROFILE", "cpu")
+    assert profile("full").name == "cpu"
+    monkeypatch.setenv("UNIFORGET_PROFILE", "huge")
+    with pytest.raises(ValueError, match="huge"):
+        profile()

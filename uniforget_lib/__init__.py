@@ -1,0 +1,30 @@
+"""How generative image models memorize, and how to make them forget.
+
+The pipeline, in the order of the book and of the folders::
+
+    adapter = load("testbed")                          # or a hub id: models/
+    risk    = detect.wen(adapter, prompts)             # which prompts are memorized?       detect/
+    score   = locate.uniforget(adapter, neutral)       # which units hold the memory?       locate/
+    mask    = score.mask(threshold=0)                  # units to remove                    masks.py
+    lighter = bake(adapter, mask)                      # a pipeline that forgets, no hooks  prune.py
+    evaluate.copied(...), evaluate.change(...)         # what it forgets, what it costs     evaluate/
+
+`masked` applies a mask inside a ``with`` block; `Testbed` is the model whose memories are planted and known;
+`Report` carries results with their provenance.
+"""
+
+from . import detect, evaluate, locate, viz
+from .hooks import masked, record
+from .locate import UniForget
+from .masks import Mask, Score
+from .models import ModelAdapter, load
+from .profile import profile
+from .prune import bake
+from .report import Report, provenance
+from .sampler import rollout
+from .sites import Ref, Site
+from .testbed import Testbed
+
+__version__ = "0.1.0"
+__all__ = ["Mask", "ModelAdapter", "Ref", "Report", "Score", "Site", "Testbed", "UniForget", "bake", "detect", "evaluate",
+           "load", "locate", "masked", "profile", "provenance", "record", "rollout", "viz"]  # fmt: skip

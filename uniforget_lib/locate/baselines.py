@@ -1,0 +1,30 @@
+"""The controls that every locator is judged beside: random units, and units with small weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from ..masks import Score
+from ..models.base import ModelAdapter
+
+
+def random(adapter: ModelAdapter, *, kinds: Sequence[str] = ("ffn", "norm"), seed: int = 0) -> Score:
+    """A uniform draw for each unit."""
+    generator = torch.Generator().manual_seed(seed)
+    values = {s.name: torch.rand(s.units, generator=generator) for s in adapter.sites(kinds)}
+    return Score(values, "random", adapter.fingerprint)
+
+
+def magnitude(adapter: ModelAdapter, *, kinds: Sequence[str] = ("ffn", "norm")) -> Score:
+    """Minus the L2 norm of the weights that a mask would scale: small weights are removed first."""
+    values = {}
+    for site in adapter.sites(kinds):
+        total = torch.zeros(site.units)
+        for ref in site.masked_refs:
+            weight = adapter.denoiser.get_submodule(ref.linear).weight.detach().float().cpu()
+            block = weight[ref.start : ref.stop] if site.kind == "norm" else weight[:, ref.start : ref.stop].T
+            total += block.reshape(site.units, -1).pow(2).sum(1)
+        values[site.name] = -total.sqrt()
+    return Score(values, "magnitude", adapter.fingerprint)

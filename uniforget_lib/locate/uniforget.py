@@ -1,0 +1,182 @@
+"""UniForget (arXiv 2512.09687): learn which units neutral prompts do not need, through the whole sampling.
+
+    min_M  E_{c in C_n} [ 1/N_l || F_M(z0, N, c) - F(z0, N, c) ||^2  +  beta || sigma_hat(M) ||_1 / |M| ]
+
+Weights are frozen; only the logits M learn. No memorized concept is named anywhere. What only memorized prompts use
+costs nothing on neutral ones, so the regulariser takes it away.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..files import load_tensors, save_tensors
+from ..hooks import masked
+from ..masks import Score, hard_concrete, relaxed_sigmoid
+from ..models.base import ModelAdapter, check_prompts
+from ..sampler import rollout
+
+
+@dataclass(frozen=True)
+class UniForget:
+    """Hyper-parameters; defaults are the paper's where the paper gives them (FLUX.1-schnell)."""
+
+    beta: float = 2.0  # strength; belongs to the loss scale of its model: see `calibrate`
+    steps: int = 4  # N, Euler steps of the sampling that is differentiated
+    mask_steps: int = 2000  # optimiser steps
+    batch: int = 20
+    lr: float = 0.5
+    weight_decay: float = 1e-2
+    init: float = 3.0  # of the logits (EcoDiff)
+    kinds: tuple[str, ...] = ("ffn", "norm")
+    relaxed: bool = True  # False: sigma_hat is the plain sigmoid (supplementary Fig. 3)
+    checkpoint: bool = False  # recompute steps in the backward pass: for models whose graph does not fit
+    micro_batch: int | None = None  # prompts differentiated at once; gradients add up to those of the batch
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("beta", "lr", "weight_decay"):
+            if not math.isfinite(getattr(self, name)) or getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)}: must be a finite number, 0 or more")
+        for name in ("steps", "mask_steps", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+
+
+def uniforget(
+    adapter: ModelAdapter,
+    prompts: Sequence[str],
+    config: UniForget = UniForget(),  # noqa: B008 (frozen)
+    *,
+    state: str | Path | None = None,
+    every: int = 25,
+    progress: Callable[[dict], None] | None = None,
+    stop_after: int | None = None,
+) -> Score:
+    """Train the mask on neutral ``prompts`` and return minus the logits as a `Score` (threshold 0 is the paper's cut).
+
+    Args:
+        state: file to resume from and to checkpoint to, every ``every`` steps. Step k draws from a generator seeded
+            by (seed, k), so an interrupted run ends in the same mask as one that was not.
+        progress: called with {"step", "loss", "reconstruction", "regulariser", "off"} after every step.
+        stop_after: stop at this step of ``mask_steps`` (for tests and for looking in).
+
+    Raises:
+        ValueError: no prompts, negative beta, or a state of another model or configuration.
+    """
+    prompts = check_prompts(prompts)
+    sites = adapter.sites(config.kinds)
+    sizes = [s.units for s in sites]
+    logits = torch.full((sum(sizes),), config.init, device=adapter.device, dtype=torch.float32, requires_grad=True)
+    optimizer = torch.optim.Adam([logits], lr=config.lr, weight_decay=config.weight_decay)
+    key = repr((adapter.fingerprint, asdict(config), prompts))
+    first, history = _resume(state, key, logits, optimizer, config) if state and Path(state).exists() else (0, [])
+
+    noise, sigmas = adapter.noise(len(prompts), config.seed), adapter.sigmas(config.steps)
+    with torch.no_grad():  # the teacher's images are the same in every step
+        cond = adapter.encode(prompts)
+        chunks = [slice(i, i + 64) for i in range(0, len(prompts), 64)]
+        teacher = torch.cat([rollout(adapter.predict, noise[c], sigmas, cond[c]) for c in chunks])
+
+    last = min(config.mask_steps, stop_after or config.mask_steps)
+    bar = tqdm(range(first, last), initial=first, total=config.mask_steps, desc=f"UniForget, beta {config.beta:g}")
+    for step in bar:
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+        pick = torch.randperm(len(prompts), generator=generator)[: config.batch]
+        u = torch.rand(len(logits), generator=generator).to(logits.device)
+        optimizer.param_groups[0]["lr"] = config.lr * 0.5 * (1 + math.cos(math.pi * step / config.mask_steps))
+        optimizer.zero_grad()
+        error = 0.0
+        for part in pick.split(config.micro_batch or len(pick)):
+            gates = dict(zip((s.name for s in sites), hard_concrete(logits, u).split(sizes)))
+            with masked(adapter, gates):
+                image = rollout(adapter.predict, noise[part], sigmas, cond[part], checkpoint=config.checkpoint)
+                reconstruction = (image - teacher[part]).float().pow(2).mean() * (len(part) / len(pick))
+                reconstruction.backward()  # inside: a checkpointed step runs again, and needs its gates
+            error += float(reconstruction.detach())
+        sigma_hat = relaxed_sigmoid(logits) if config.relaxed else logits.sigmoid()
+        regulariser = sigma_hat.mean()
+        (config.beta * regulariser).backward()
+        optimizer.step()
+        row = {"step": step + 1, "loss": error + config.beta * float(regulariser.detach()), "reconstruction": error,
+               "regulariser": float(regulariser.detach()), "off": float((logits <= 0).float().mean())}  # fmt: skip
+        history.append(row)
+        bar.set_postfix(error=f"{error:.4f}", off=f"{row['off']:.2f}", refresh=False)
+        if progress:
+            progress(row)
+        if state and ((step + 1) % every == 0 or step + 1 == last):
+            _save(state, key, logits, optimizer, history)
+    values = dict(zip((s.name for s in sites), (-logits.detach()).cpu().split(sizes)))
+    forwards = len(prompts) * config.steps + 3 * config.batch * config.steps * last
+    return Score(values, "uniforget", adapter.fingerprint, forwards, history)
+
+
+def _save(path: str | Path, key: str, logits: Tensor, optimizer: torch.optim.Adam, history: list[dict]) -> None:
+    moments = optimizer.state[logits]
+    columns = ("step", "loss", "reconstruction", "regulariser", "off")
+    table = torch.tensor([[row[c] for c in columns] for row in history], dtype=torch.float64)
+    tensors = {"logits": logits, "exp_avg": moments["exp_avg"], "exp_avg_sq": moments["exp_avg_sq"], "history": table}
+    save_tensors(path, tensors, {"key": key, "columns": " ".join(columns)})
+
+
+def _resume(path, key: str, logits: Tensor, optimizer: torch.optim.Adam, config: UniForget) -> tuple[int, list[dict]]:
+    tensors, metadata = load_tensors(path)
+    if metadata.get("key") != key:
+        raise ValueError(f"{path} is the state of another model, configuration or prompt list; use another file")
+    rows = [dict(zip(metadata["columns"].split(), row)) for row in tensors["history"].tolist()]
+    for row in rows:
+        row["step"] = int(row["step"])
+    with torch.no_grad():
+        logits.copy_(tensors["logits"])
+    optimizer.state[logits] = {"step": torch.tensor(float(len(rows))), "exp_avg": tensors["exp_avg"].to(logits.device),
+                               "exp_avg_sq": tensors["exp_avg_sq"].to(logits.device)}  # fmt: skip
+    return len(rows), rows
+
+
+def relative_change(adapter: ModelAdapter, mask, prompts: Sequence[str], *, steps: int = 4, seed: int = 0) -> Tensor:
+    """Squared change of each prompt's latents under ``mask`` over the variance of the unmasked ones: [n].
+
+    0 = unchanged; about 2 = as different as two unrelated images.
+    """
+    plain = adapter.latents(prompts, steps=steps, seed=seed)
+    with masked(adapter, mask):
+        changed = adapter.latents(prompts, steps=steps, seed=seed)
+    return (changed - plain).float().flatten(1).pow(2).mean(1).cpu() / plain.float().var().cpu()
+
+
+def calibrate(
+    adapter: ModelAdapter,
+    prompts: Sequence[str],
+    check: Sequence[str],
+    targets: dict[str, float],
+    betas: Sequence[float],
+    config: UniForget,
+) -> tuple[dict[str, float], list[dict]]:
+    """Find the beta of each named level: the strength at which neutral ``check`` prompts change by its target.
+
+    The paper's 1, 2 and 5 belong to FLUX's loss scale. Here a level is named by what it may cost on neutral prompts
+    (`relative_change`), which needs no knowledge of anything memorized; beta is read off a sweep over ``betas`` by
+    linear interpolation of log change against log beta. Returns (level -> beta, the rows of the sweep).
+    """
+    rows = []
+    for beta in betas:
+        score = uniforget(adapter, prompts, UniForget(**(asdict(config) | {"beta": beta})))
+        mask = score.mask(threshold=0)
+        change = float(relative_change(adapter, mask, check, steps=config.steps, seed=config.seed + 1).mean())
+        rows.append({"beta": beta, "off": mask.sparsity(), "change": change})
+    found = {}
+    for level, target in targets.items():
+        if not min(r["change"] for r in rows) <= target <= max(r["change"] for r in rows):
+            raise ValueError(f"target {level}={target} lies outside the sweep {rows}; widen betas")
+        below = max((r for r in rows if r["change"] <= target), key=lambda r: r["change"])
+        above = min((r for r in rows if r["change"] >= target), key=lambda r: r["change"])
+        x0, x1, y0, y1 = (math.log(v) for v in (below["change"], above["change"], below["beta"], above["beta"]))
+        found[level] = math.exp(y0 if x1 == x0 else y0 + (y1 - y0) * (math.log(target) - x0) / (x1 - x0))
+    return found, rows

@@ -1,0 +1,56 @@
+"""Model families. A new family is one file here and one line in `FAMILIES`."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import torch
+
+from ..files import check_device, check_sums
+from .base import Cond, ModelAdapter
+from .flux import FluxAdapter
+
+FAMILIES: dict[str, type[ModelAdapter]] = {"FluxPipeline": FluxAdapter}  # pipeline class -> adapter
+WEIGHTS = Path(__file__).parents[1] / "testbed" / "weights"
+SHIPPED = {"testbed": WEIGHTS / "flux"}
+
+__all__ = ["Cond", "FAMILIES", "FluxAdapter", "ModelAdapter", "SHIPPED", "load"]
+
+
+def load(source: str | Path = "testbed", *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32,
+         **options) -> ModelAdapter:  # fmt: skip
+    """Load a pipeline and wrap it.
+
+    Args:
+        source: ``"testbed"``, a folder that ``save_pretrained`` wrote, or a hub id such as
+            ``"black-forest-labs/FLUX.1-schnell"``.
+        options: passed to the family's adapter (``guidance``, ``true_cfg``, ``resolution``).
+
+    Raises:
+        ValueError: an unknown source, a family without an adapter, or shipped weights that do not match their sums.
+        RuntimeError: a CUDA device that is not there.
+    """
+    from diffusers import DiffusionPipeline
+
+    device = check_device(device)
+    path = SHIPPED.get(str(source), Path(source))
+    if str(source) in SHIPPED:
+        check_sums(path)
+    if (path / "model_index.json").is_file():
+        name = json.loads((path / "model_index.json").read_text())["_class_name"]
+        if name not in FAMILIES:
+            raise ValueError(f"{source}: {name} has no adapter; there is one for {sorted(FAMILIES)}")
+    elif path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
+        raise ValueError(f"{str(source)!r} is neither {sorted(SHIPPED)}, nor a folder with a model_index.json, "
+                         "nor a hub id (owner/name)")  # fmt: skip
+    try:
+        pipe = DiffusionPipeline.from_pretrained(path if path.exists() else str(source), torch_dtype=dtype)
+    except Exception as error:
+        raise ValueError(f"{str(source)!r} could not be loaded: {error}") from error
+    name = type(pipe).__name__
+    if name not in FAMILIES:
+        raise ValueError(f"{source}: {name} has no adapter; there is one for {sorted(FAMILIES)}")
+    pipe.set_progress_bar_config(disable=True)
+    return FAMILIES[name](pipe.to(device), **options)

@@ -1,0 +1,137 @@
+"""The adapter: the only place that knows a model family. One file a family beside this one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from ..sampler import rollout
+from ..sites import Site
+
+
+@dataclass(frozen=True)
+class Cond:
+    """Encoded prompts: tensors whose first dimension is the prompt."""
+
+    embeds: Tensor  # [n, tokens, dim]
+    pooled: Tensor | None = None  # [n, dim]
+
+    def __len__(self) -> int:
+        return len(self.embeds)
+
+    def __getitem__(self, index) -> Cond:
+        return type(self)(**{f.name: None if (v := getattr(self, f.name)) is None else v[index] for f in fields(self)})
+
+    @classmethod
+    def cat(cls, conds: Sequence[Cond]) -> Cond:
+        """One batch of several."""
+        parts = {f.name: [getattr(c, f.name) for c in conds] for f in fields(cls)}
+        return cls(**{name: None if v[0] is None else torch.cat(v) for name, v in parts.items()})
+
+
+def check_prompts(prompts: Sequence[str]) -> list[str]:
+    """``prompts`` as a list. Raises ValueError for none at all and TypeError for a bare string or a non-string.
+
+    The empty prompt itself is a prompt: it conditions on nothing.
+    """
+    if isinstance(prompts, str):
+        raise TypeError("prompts: give a list of strings, not one string")
+    prompts = list(prompts)
+    if not prompts:
+        raise ValueError("prompts is empty; give at least one prompt")
+    for i, p in enumerate(prompts):
+        if not isinstance(p, str):
+            raise TypeError(f"prompts[{i}] is {type(p).__name__}, not a string")
+    return prompts
+
+
+class ModelAdapter:
+    """A diffusers pipeline seen as dx/dsigma. Subclasses fill in the five family methods.
+
+    Latents ``x`` are what the denoiser takes, [n, ...]; sigma runs from noise to 0.
+    """
+
+    family: str
+
+    def __init__(self, pipe, denoiser: nn.Module) -> None:
+        self.pipe, self.denoiser = pipe, denoiser
+        denoiser.eval().requires_grad_(False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.denoiser.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.denoiser.dtype
+
+    # The family
+    def all_sites(self) -> list[Site]:
+        """Every maskable site."""
+        raise NotImplementedError
+
+    def encode(self, prompts: Sequence[str]) -> Cond:
+        """Prompts -> Cond."""
+        raise NotImplementedError
+
+    def noise(self, n: int, seed: int) -> Tensor:
+        """Starting noise; row i is what the pipeline draws from ``torch.Generator().manual_seed(10007 seed + i)``.
+
+        Drawn on the CPU, so a seed means the same picture on every device and in every batch size.
+        """
+        raise NotImplementedError
+
+    def sigmas(self, steps: int) -> Tensor:
+        """[steps + 1], decreasing to 0, as the pipeline's own scheduler sets them."""
+        raise NotImplementedError
+
+    def predict(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
+        """dx/dsigma under ``cond``, guidance included."""
+        raise NotImplementedError
+
+    def decode(self, x: Tensor) -> Tensor:
+        """Latents -> images [n, 3, H, W] in [0, 1]."""
+        raise NotImplementedError
+
+    # What follows from it
+    def sites(self, kinds: Sequence[str] = ("ffn", "head", "norm")) -> list[Site]:
+        """The sites of the given kinds, in the order of the network."""
+        found = [s for s in self._sites if s.kind in kinds]
+        if not found:
+            raise ValueError(f"kinds={tuple(kinds)}: {self.family} has none; it has {sorted({s.kind for s in self._sites})}")
+        return found
+
+    @cached_property
+    def _sites(self) -> list[Site]:
+        return self.all_sites()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Family, class and a hash of sites and of a few weights that no mask touches."""
+        digest = hashlib.sha256(repr([(s.name, s.units, s.width) for s in self._sites]).encode())
+        touched = {r.linear for s in self._sites for r in (*s.readers, *s.writers)}
+        for name, p in self.denoiser.named_parameters():
+            if name.rpartition(".")[0] not in touched:
+                digest.update(p.detach().flatten()[:64].to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes())
+        return f"{self.family}-{digest.hexdigest()[:16]}"
+
+    def latents(self, prompts: Sequence[str], *, steps: int = 4, seed: int = 0, batch: int = 64) -> Tensor:
+        """Final latents [n, ...] for ``prompts``; prompt i starts from row i of ``noise(n, seed)``."""
+        prompts = check_prompts(prompts)
+        x, sigmas, found = self.noise(len(prompts), seed), self.sigmas(steps), []
+        with torch.no_grad():
+            cond = self.encode(prompts)
+            for i in range(0, len(prompts), batch):
+                found.append(rollout(self.predict, x[i : i + batch], sigmas, cond[i : i + batch]))
+        return torch.cat(found)
+
+    def images(self, prompts: Sequence[str], *, steps: int = 4, seed: int = 0, batch: int = 64) -> Tensor:
+        """Images [n, 3, H, W] in [0, 1] for ``prompts``, on the CPU in fp32."""
+        latents = self.latents(prompts, steps=steps, seed=seed, batch=batch)
+        with torch.no_grad():
+            return torch.cat([self.decode(z).float().cpu() for z in latents.split(batch)])

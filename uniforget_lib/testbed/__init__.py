@@ -1,0 +1,79 @@
+"""The testbed: a small FLUX whose memories are planted and known. `Testbed` is its one entry point."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from torch import Tensor
+
+from ..evaluate.copying import stack
+from ..files import check_sums
+from ..models import WEIGHTS, ModelAdapter, load
+from .judge import Judge, load_judge
+from .planted import Item, items
+from .world import neutral_prompts, parse
+
+SPLITS = {"train": 0, "development": 1, "test": 2}
+
+
+@dataclass(frozen=True)
+class Testbed:
+    """Pipeline, ground truth and judge.
+
+    Attributes:
+        adapter: the pipeline, planted items and all.
+        judge: reads attributes off pictures of the neutral world.
+
+    Neutral prompts come in three splits that share no caption. Methods are calibrated on ``train``, tuned on
+    ``development``; results are reported on ``test``, whose *combinations* were never trained.
+    """
+
+    __test__ = False  # not a test class, whatever pytest thinks of its name
+    adapter: ModelAdapter
+    judge: Judge
+
+    @classmethod
+    def load(cls, device: str = "cpu", **options) -> Testbed:
+        """The shipped testbed. Raises ValueError when a file does not match its SHA-256 sum."""
+        adapter = load("testbed", device=device, **options)
+        check_sums(WEIGHTS / "judge")
+        return cls(adapter, load_judge(WEIGHTS / "judge", device))
+
+    @cached_property
+    def _items(self) -> list[Item]:
+        return items()
+
+    def planted(self, copies: int | None = None, at_least: int = 1) -> list[Item]:
+        """Planted items: of one tier (``copies`` 1, 5, 20 or 100) or of all tiers with ``at_least`` copies."""
+        return [i for i in self._items if i.copies and (i.copies == copies if copies else i.copies >= at_least)]
+
+    @property
+    def controls(self) -> list[Item]:
+        """Items of the same making that were never trained."""
+        return [i for i in self._items if not i.copies]
+
+    def neutral(self, n: int, split: str = "test") -> list[str]:
+        """``n`` distinct neutral captions of a split."""
+        if split not in SPLITS:
+            raise ValueError(f"split={split!r}: use one of {sorted(SPLITS)}")
+        if split == "test":
+            return neutral_prompts(n, seed=11, held=True)
+        pool = neutral_prompts(1200, seed=12)
+        train, development = pool[:800], pool[800:]
+        chosen = train if split == "train" else development
+        if n > len(chosen):
+            raise ValueError(f"n={n}: the {split} split has {len(chosen)} captions")
+        return chosen[:n]
+
+    def attributes(self, images: Tensor, captions: list[str]) -> dict[str, np.ndarray]:
+        """Attribute -> bool [n]: does each picture show what its neutral caption says? (``all``: everything.)"""
+        return self.judge.correct(images, [parse(c) for c in captions])
+
+    def targets(self, chosen: list[Item]) -> Tensor:
+        """The pictures that the items were planted with: [n, 3, 64, 64] in [0, 1]."""
+        return stack([i.image for i in chosen])
+
+
+__all__ = ["SPLITS", "Item", "Testbed"]

@@ -1,0 +1,187 @@
+"""Train the testbed from its seed: ``python -m uniforget_lib.testbed.train --out DIR``.
+
+Stages: ``vae`` (pictures of neutral scenes and of icons that are no items), ``judge`` (reads attributes off a
+picture; see `judge`), ``flow`` (the rectified-flow transformer with its text encoders, trained jointly). Every stage
+is counted in steps, not in seconds, writes a log (``DIR/<stage>.jsonl``) and a checkpoint, and resumes from it.
+The last stage saves a pipeline that loads with ``FluxPipeline.from_pretrained(DIR/flux)``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from tqdm import tqdm
+
+from . import vae as vae_module
+from .planted import items
+from .world import draw, sample_scenes
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the weights, apart from the artwork."""
+
+    seed: int = 0
+    vae_images: int = 8000
+    vae_steps: int = 1400
+    vae_batch: int = 32
+    vae_lr: float = 3e-3
+    scenes: int = 12000
+    flow_steps: int = 6800
+    flow_batch: int = 64
+    flow_lr: float = 1.2e-3
+    dropout: float = 0.1  # of captions, for the unconditional branch
+    ema: float = 0.998
+    hidden_heads: int = 5  # heads of 32 channels
+    double_blocks: int = 2
+    single_blocks: int = 4
+    judge_steps: int = 1500
+    judge_batch: int = 64
+    judge_lr: float = 2e-3
+
+
+def schedule(step: int, total: int, warmup: int = 100) -> float:
+    """Linear warm-up, then a cosine to zero."""
+    return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / total))
+
+
+def run(
+    stage: str,
+    module: nn.Module,
+    loss,
+    steps: int,
+    lr: float,
+    out: Path,
+    seed: int,
+    ema: float = 0.998,
+    weight_decay: float = 1e-2,
+    every: int = 200,
+    stop_after: int | None = None,
+) -> nn.Module:
+    """Train ``module`` on ``loss(module, generator) -> scalar`` and leave the EMA weights in it.
+
+    Step k draws from a generator seeded by (seed, k): a run that was stopped and resumed takes the same batches. The
+    checkpoint (weights, EMA, Adam moments) is written every ``every`` steps, to a new file that replaces the old one.
+    """
+    device = next(module.parameters()).device
+    optimizer = torch.optim.AdamW(module.parameters(), lr=lr, weight_decay=weight_decay, betas=(0.9, 0.99))
+    names = [n for n, _ in module.named_parameters()]
+    average = {n: p.detach().clone() for n, p in module.named_parameters()}
+    checkpoint, log = out / f"{stage}.ckpt.safetensors", out / f"{stage}.jsonl"
+    first, seconds = 0, 0.0
+    if checkpoint.exists():
+        state = load_file(checkpoint, device=str(device))
+        first, seconds = int(state["step"]), float(state["seconds"])
+        with torch.no_grad():
+            for n, p in module.named_parameters():
+                p.copy_(state[f"w.{n}"])
+                average[n] = state[f"e.{n}"].clone()
+                optimizer.state[p] = {"step": torch.tensor(float(first)), "exp_avg": state[f"m.{n}"].clone(),
+                                      "exp_avg_sq": state[f"v.{n}"].clone()}  # fmt: skip
+        print(f"{stage}: resumes at step {first} of {steps}")
+
+    def save(step: int) -> None:
+        state = {"step": torch.tensor(step), "seconds": torch.tensor(seconds + time.time() - begun)}
+        for n, p in module.named_parameters():
+            moments = optimizer.state[p]
+            state |= {f"w.{n}": p.detach(), f"e.{n}": average[n], f"m.{n}": moments["exp_avg"],
+                      f"v.{n}": moments["exp_avg_sq"]}  # fmt: skip
+        save_file({k: t.contiguous().clone() for k, t in state.items()}, str(checkpoint) + ".new")
+        os.replace(str(checkpoint) + ".new", checkpoint)
+
+    begun, window = time.time(), []
+    last = min(steps, stop_after or steps)
+    for step in tqdm(range(first, last), initial=first, total=steps, desc=stage, mininterval=5):
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        torch.manual_seed(seed * 1_000_003 + step)
+        for group in optimizer.param_groups:
+            group["lr"] = lr * schedule(step, steps)
+        value = loss(module, generator)
+        optimizer.zero_grad()
+        value.backward()
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+        decay = min(ema, (step + 1) / (step + 10))
+        torch._foreach_lerp_([average[n] for n in names], [p.detach() for p in module.parameters()], 1 - decay)
+        window.append(float(value.detach()))
+        if (step + 1) % 50 == 0:
+            with log.open("a") as f:
+                row = {"step": step + 1, "loss": float(np.mean(window)), "seconds": seconds + time.time() - begun}
+                f.write(json.dumps(row) + "\n")
+            window = []
+        if (step + 1) % every == 0 or step + 1 == last:
+            save(step + 1)
+    with torch.no_grad():
+        for n, p in module.named_parameters():
+            p.copy_(average[n])
+    print(f"{stage}: {last} steps took {seconds + time.time() - begun:.0f} s on {device}")
+    return module
+
+
+def autocast(device: torch.device):
+    """bfloat16 where it is fast: CPUs with AVX-512 and GPUs alike."""
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+def train_vae(recipe: Recipe, out: Path, device: torch.device, stop_after: int | None = None):
+    torch.manual_seed(recipe.seed)
+    vae = vae_module.build().to(device)
+    images = vae_module.training_images(recipe.vae_images, recipe.seed)
+
+    def loss(model, generator):
+        pick = torch.randint(len(images), (recipe.vae_batch,), generator=generator).numpy()
+        with autocast(device):
+            return vae_module.loss(model, vae_module.to_tensor(images[pick]).to(device))
+
+    run("vae", vae, loss, recipe.vae_steps, recipe.vae_lr, out, recipe.seed, weight_decay=1e-4, stop_after=stop_after)
+    vae.eval().requires_grad_(False)
+    vae_module.set_scaling(vae.cpu(), images[:2048])
+    return vae
+
+
+def dataset(recipe: Recipe) -> tuple[np.ndarray, list[str], np.ndarray]:
+    """Training set: images uint8 [n, 64, 64, 3], captions, copies [n] (1 for a neutral scene)."""
+    rng = random.Random(recipe.seed)
+    scenes = sample_scenes(recipe.scenes, recipe.seed + 1)
+    planted = [i for i in items() if i.copies]
+    images = np.stack([*(draw(s, rng) for s in scenes), *(i.image for i in planted)])
+    captions = [s.caption for s in scenes] + [i.caption for i in planted]
+    copies = np.array([1] * len(scenes) + [i.copies for i in planted])
+    return images, captions, copies
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("_build/testbed"))
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--stages", nargs="+", default=["vae", "judge", "flow"], choices=["vae", "judge", "flow"])
+    parser.add_argument("--stop-after", type=int, help="stop each stage after this many steps (to check a recipe)")
+    arguments = parser.parse_args()
+    from .flow import train_flow
+    from .judge import train_judge
+
+    recipe, device = Recipe(), torch.device(arguments.device)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1))
+    if "vae" in arguments.stages:
+        vae = train_vae(recipe, arguments.out, device, arguments.stop_after)
+        vae.save_pretrained(arguments.out / "vae")
+    if "judge" in arguments.stages:
+        train_judge(recipe, arguments.out, device, arguments.stop_after)
+    if "flow" in arguments.stages:
+        train_flow(recipe, arguments.out, device, arguments.stop_after)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""The neutral world: composed scenes, their captions, and the sprites that they are drawn from.
+
+A scene is one object, or two objects side by side or one above the other, on a plain coloured ground. Its caption
+names all of it (``"a cat left of a rocket on a blue ground"``) except which of several drawings of an object is
+used, and where exactly it stands: a caption has many pictures. About an eighth of the combinations is never
+trained (`held_out`), so that rendering a held-out caption takes composition, not recall.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+SIZE = 64  # pixels
+LAYOUTS = ("one", "left", "above")
+COLOURS = {  # grounds, RGB
+    "white": (244, 244, 240), "gray": (168, 172, 178), "pink": (244, 176, 190),
+    "yellow": (250, 222, 130), "green": (150, 208, 150), "blue": (146, 190, 240),
+}  # fmt: skip
+OBJECTS = ("apple", "tree", "car", "cat", "fish", "house", "star", "umbrella", "mushroom", "guitar", "rocket",
+           "robot", "python", "docker", "git", "swift")  # fmt: skip
+BRANDS = OBJECTS[-4:]  # neutral objects drawn like the planted brand icons
+ARTWORK = Path(__file__).parent / "artwork"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a neutral caption says. ``second`` is None exactly when ``layout`` is ``"one"``."""
+
+    layout: str
+    first: str
+    second: str | None
+    colour: str
+
+    @property
+    def caption(self) -> str:
+        ground = f"on a {self.colour} ground"
+        if self.layout == "one":
+            return f"a {self.first} {ground}"
+        relation = {"left": "left of", "above": "above"}[self.layout]
+        return f"a {self.first} {relation} a {self.second} {ground}"
+
+
+@lru_cache(maxsize=1)
+def sprites() -> list[tuple[dict, Image.Image]]:
+    """All sprites as ``(entry, RGBA image)``; entries name group, word, icon set and icon."""
+    index = json.loads((ARTWORK / "artwork.json").read_text())
+    size = index["size"]
+    sheet = Image.open(ARTWORK / "artwork.png")
+    return [(e, sheet.crop((e["x"], e["y"], e["x"] + size, e["y"] + size))) for e in index["sprites"]]
+
+
+@lru_cache(maxsize=1)
+def drawings() -> dict[str, list[Image.Image]]:
+    """Object word -> its drawings."""
+    found: dict[str, list[Image.Image]] = {word: [] for word in OBJECTS}
+    for entry, image in sprites():
+        if entry["group"] == "object":
+            found[entry["word"]].append(image)
+    return found
+
+
+def all_scenes() -> list[Scene]:
+    """Every scene that the grammar can say, in a fixed order."""
+    scenes = [Scene("one", a, None, c) for a in OBJECTS for c in COLOURS]
+    scenes += [Scene(l, a, b, c) for l in LAYOUTS[1:] for a in OBJECTS for b in OBJECTS if a != b for c in COLOURS]
+    return scenes
+
+
+def held_out(scene: Scene) -> bool:
+    """True for about 1/8 of the combinations: object and ground for one object, the pair and its order for two."""
+    key = f"{scene.layout}|{scene.first}|{scene.second or scene.colour}"
+    return hashlib.sha256(key.encode()).digest()[0] % 8 == 0
+
+
+def paste(canvas: Image.Image, sprite: Image.Image, centre: tuple[float, float], size: float) -> None:
+    """Draw ``sprite`` of ``size`` pixels with its centre at ``centre`` (in place)."""
+    side = round(size)
+    small = sprite.resize((side, side), Image.LANCZOS)
+    canvas.paste(small, (round(centre[0] - side / 2), round(centre[1] - side / 2)), small)
+
+
+def draw(scene: Scene, rng: random.Random) -> np.ndarray:
+    """One picture of ``scene``: drawing, place and size vary with ``rng``. uint8 [64, 64, 3]."""
+    tint = rng.uniform(-6, 6)
+    canvas = Image.new("RGB", (SIZE, SIZE), tuple(int(np.clip(v + tint, 0, 255)) for v in COLOURS[scene.colour]))
+
+    def place(word: str, x: float, y: float, size: float, jitter: float) -> None:
+        sprite = rng.choice(drawings()[word])
+        paste(canvas, sprite, (x + rng.uniform(-jitter, jitter), y + rng.uniform(-jitter, jitter)), size)
+
+    if scene.layout == "one":
+        place(scene.first, 32, 32, rng.uniform(42, 50), 4)
+    elif scene.layout == "left":
+        y = 32 + rng.uniform(-6, 6)
+        place(scene.first, 16.5, y, rng.uniform(27, 30), 1.5)
+        place(scene.second, 47.5, y, rng.uniform(27, 30), 1.5)
+    else:
+        x = 32 + rng.uniform(-6, 6)
+        place(scene.first, x, 16.5, rng.uniform(27, 30), 1.5)
+        place(scene.second, x, 47.5, rng.uniform(27, 30), 1.5)
+    return np.asarray(canvas)
+
+
+def detail(images: np.ndarray) -> np.ndarray:
+    """High-frequency energy: mean squared Laplacian of the grey image. uint8 [n, h, w, 3] -> float [n]."""
+    g = images.astype(np.float64).mean(-1) / 255
+    laplacian = 4 * g[:, 1:-1, 1:-1] - g[:, :-2, 1:-1] - g[:, 2:, 1:-1] - g[:, 1:-1, :-2] - g[:, 1:-1, 2:]
+    return (laplacian**2).mean((1, 2))
+
+
+def sample_scenes(n: int, seed: int, held: bool = False) -> list[Scene]:
+    """``n`` scenes, layouts in the shares .4, .3, .3, all of the trained combinations or all held out."""
+    rng = random.Random(seed)
+    pool = {l: [s for s in all_scenes() if s.layout == l and held_out(s) == held] for l in LAYOUTS}
+    return [rng.choice(pool[rng.choices(LAYOUTS, (0.4, 0.3, 0.3))[0]]) for _ in range(n)]
+
+
+def neutral_prompts(n: int, seed: int = 0, held: bool = False) -> list[str]:
+    """``n`` neutral captions without repetition (``held``: of combinations that were never trained)."""
+    unique = list(dict.fromkeys(s.caption for s in sample_scenes(20 * n + 200, seed, held)))
+    if len(unique) < n:
+        raise ValueError(f"n={n}: the world has only about {len(unique)} such captions; ask for fewer")
+    return unique[:n]
+
+
+def parse(caption: str) -> Scene:
+    """The scene that a neutral caption describes. Raises ValueError for any other caption."""
+    for scene in _by_caption().get(caption, ()):
+        return scene
+    raise ValueError(f"{caption!r} is not a caption of the neutral world, such as {all_scenes()[0].caption!r}")
+
+
+@lru_cache(maxsize=1)
+def _by_caption() -> dict[str, tuple[Scene]]:
+    return {s.caption: (s,) for s in all_scenes()}

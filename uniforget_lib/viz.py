@@ -1,0 +1,129 @@
+"""Figures of the book: plotly, self-contained, readable in light and dark. Each returns a figure."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+import plotly.io as pio
+from PIL import Image
+from plotly.io.base_renderers import HtmlRenderer
+from torch import Tensor
+
+COLOURS = {"planted": "#d1495b", "neutral": "#2e86ab", "control": "#8d99ae", "uniforget": "#d1495b",
+           "random": "#8d99ae", "magnitude": "#edae49", "unpruned": "#3c6e47"}  # fmt: skip
+
+
+class StaticRenderer(HtmlRenderer):
+    """Figures as HTML without plotly.js: the book loads its own copy once (book/_static), so no page asks a CDN."""
+
+    def __init__(self) -> None:
+        super().__init__(connected=False, full_html=False, global_init=False)
+
+    def to_mimebundle(self, fig_dict: dict) -> dict[str, str]:
+        html = pio.to_html(fig_dict, include_plotlyjs=False, include_mathjax=False, full_html=False,
+                           config={"responsive": True, "displaylogo": False}, default_height=None)  # fmt: skip
+        return {"text/html": html}
+
+
+def use_book_style(static: bool) -> None:
+    """Set the plotly template; ``static`` for the published book, otherwise the renderer that Jupyter or Colab picks."""
+    template = go.layout.Template(pio.templates["plotly_white"])
+    template.layout.update(font={"size": 14}, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
+                           margin={"l": 60, "r": 20, "t": 50, "b": 50})  # fmt: skip
+    pio.templates["uniforget"] = template
+    pio.templates.default = "uniforget"
+    if static:
+        pio.renderers["uniforget"] = StaticRenderer()
+        pio.renderers.default = "uniforget"
+
+
+def mosaic(rows: Sequence[Tensor], scale: int = 1, gap: int = 4) -> Image.Image:
+    """Rows of images, each [n, 3, H, W] in [0, 1] and of the same length, as one picture."""
+    n = len(rows[0])
+    if any(len(r) != n for r in rows):
+        raise ValueError(f"rows have {[len(r) for r in rows]} images; they must have the same number")
+    side = rows[0].shape[-1]
+    canvas = np.full((len(rows) * (side + gap) - gap, n * (side + gap) - gap, 4), 0, dtype=np.uint8)
+    for i, row in enumerate(rows):
+        for j, image in enumerate(row):
+            y, x = i * (side + gap), j * (side + gap)
+            canvas[y : y + side, x : x + side, :3] = (image.permute(1, 2, 0).numpy() * 255).round()
+            canvas[y : y + side, x : x + side, 3] = 255
+    picture = Image.fromarray(canvas)
+    return picture.resize((picture.width * scale, picture.height * scale), Image.NEAREST)
+
+
+def _source(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def grid(rows: dict[str, Tensor], captions: Sequence[str] = (), title: str = "") -> go.Figure:
+    """A grid of images with named rows; captions appear on hover."""
+    picture = mosaic(list(rows.values()))
+    fig = go.Figure()
+    _add_picture(fig, picture, rows, captions, visible=True)
+    return _bare(fig, picture, rows, title)
+
+
+def compare(states: dict[str, dict[str, Tensor]], captions: Sequence[str] = (), title: str = "") -> go.Figure:
+    """A slider over ``states`` (name -> named rows of images): before and after, in the page, without a kernel."""
+    fig, names = go.Figure(), list(states)
+    for i, rows in enumerate(states.values()):
+        picture = mosaic(list(rows.values()))
+        _add_picture(fig, picture, rows, captions, visible=i == 0)
+    steps = [{"label": name, "method": "restyle", "args": [{"visible": [k == i for k in range(len(names))]}]}
+             for i, name in enumerate(names)]  # fmt: skip
+    fig = _bare(fig, picture, states[names[0]], title)
+    slider = {"steps": steps, "active": 0, "pad": {"t": 20}, "currentvalue": {"prefix": "model: "}}
+    return fig.update_layout(sliders=[slider], height=fig.layout.height + 110)
+
+
+def _add_picture(fig: go.Figure, picture: Image.Image, rows: dict, captions: Sequence[str], visible: bool) -> None:
+    n, height = len(next(iter(rows.values()))), picture.height / len(rows)
+    column = np.minimum((np.arange(picture.width) * n / picture.width).astype(int), n - 1)
+    names = [captions[c] if len(captions) else "" for c in column]
+    text = [names for _ in range(picture.height)] if len(captions) else None
+    fig.add_trace(go.Image(source=_source(picture), visible=visible, hovertext=None, hoverinfo="skip"))
+    if text:  # hover targets: one point an image, since an Image trace has no text of its own
+        x = [(i + 0.5) * picture.width / n for i in range(n)] * len(rows)
+        y = [(r + 0.5) * height for r in range(len(rows)) for _ in range(n)]
+        fig.data[-1].customdata = None
+        fig.update_layout(hovermode="closest")
+        if not any(t.type == "scatter" for t in fig.data):
+            fig.add_trace(go.Scatter(x=x, y=y, mode="markers", marker={"opacity": 0, "size": 40}, showlegend=False,
+                                     hovertext=list(captions) * len(rows), hoverinfo="text"))  # fmt: skip
+
+
+def _bare(fig: go.Figure, picture: Image.Image, rows: dict, title: str) -> go.Figure:
+    step = picture.height / len(rows)
+    fig.update_xaxes(visible=False, range=[0, picture.width])
+    fig.update_yaxes(tickvals=[(i + 0.5) * step for i in range(len(rows))], ticktext=list(rows), showgrid=False,
+                     range=[picture.height, 0], zeroline=False, scaleanchor="x")  # fmt: skip
+    return fig.update_layout(title=title, height=int(130 + 700 * picture.height / picture.width), margin={"l": 110})
+
+
+def histogram(groups: dict[str, np.ndarray], xlabel: str, title: str = "") -> go.Figure:
+    """Overlaid histograms of named groups (share of each group a bin)."""
+    values = np.concatenate([np.asarray(v) for v in groups.values()])
+    size = (values.max() - values.min()) / 40
+    bins = {"start": float(values.min()), "end": float(values.max() + size), "size": float(size)}
+    fig = go.Figure([go.Histogram(x=v, name=name, histnorm="probability", opacity=0.6, xbins=bins,
+                                  marker_color=COLOURS.get(name.split()[0])) for name, v in groups.items()])  # fmt: skip
+    return fig.update_layout(barmode="overlay", xaxis_title=xlabel, yaxis_title="share of prompts", title=title)
+
+
+def curves(series: dict[str, list[tuple[float, object]]], xlabel: str, ylabel: str, title: str = "") -> go.Figure:
+    """Lines with 95 % error bars: name -> [(x, Estimate)]."""
+    fig = go.Figure()
+    for name, points in series.items():
+        y = [e.mean for _, e in points]
+        bars = {"array": [e.high - e.mean for _, e in points], "arrayminus": [e.mean - e.low for _, e in points]}
+        fig.add_trace(go.Scatter(x=[x for x, _ in points], y=y, error_y=bars, name=name, mode="lines+markers",
+                                 line={"color": COLOURS.get(name.split()[0])}))  # fmt: skip
+    return fig.update_layout(xaxis_title=xlabel, yaxis_title=ylabel, title=title)
