@@ -180,7 +180,9 @@ def test_masks_combine_and_count(tiny):
     assert (a & b).sparsity() == pytest.approx(0.75, abs=0.05)
     assert (a | b).sparsity() == pytest.approx(0.25, abs=0.05)
     c = magnitude(tiny).match(a)
-    assert {n: int((v == 0).sum()) for n, v in c.values.items()} == {n: int((v == 0).sum()) for n, v in a.values.items()}
+    assert {n: int((v == 0).sum()) for n, v in c.values.items()} == {
+        n: int((v == 0).sum()) for n, v in a.values.items()
+    }
     with pytest.raises(ValueError, match="ratio"):
         random(tiny).mask(ratio=1.2)
     with pytest.raises(ValueError, match="either"):

@@ -140,7 +140,7 @@ def test_threshold_keeps_the_false_positive_rate():
     control = np.random.default_rng(0).uniform(0.1, 0.5, 400)
     limit = evaluate.threshold(control, 0.01)
     assert (control <= limit).sum() == 4
-    assert (evaluate.threshold(np.full(200, 0.3)) < 0.3)
+    assert evaluate.threshold(np.full(200, 0.3)) < 0.3
     with pytest.raises(ValueError, match="at least 100"):
         evaluate.threshold(control[:50])
 

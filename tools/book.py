@@ -59,7 +59,8 @@ def execute() -> None:
         command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", folder, "--nbmake"]
         command += [f"--nbmake-timeout={TIMEOUT}", "--nbmake-kernel=python3", "--overwrite", "-p", "no:cacheprovider"]
         command += ["-q", "--durations=0", "--durations-min=0", *copies]
-        subprocess_or_exit(command, "a notebook failed: its cell and error are above", UNIFORGET_OUT=str(out))
+        subprocess_or_exit(command, "a notebook failed: its cell and error are above", UNIFORGET_OUT=str(out),
+                           UNIFORGET_BOOK_BUILD="1")  # fmt: skip
         shutil.copytree(folder, EXECUTED / "notebooks", ignore=shutil.ignore_patterns("__pycache__", ".*"))
     stamp.write_text(key)
     print(f"== notebooks: executed in {time.monotonic() - started:.0f} s, now in {EXECUTED / 'notebooks'}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,8 +30,10 @@ class StaticRenderer(HtmlRenderer):
         return {"text/html": html}
 
 
-def use_book_style(static: bool) -> None:
-    """Set the plotly template; ``static`` for the published book, otherwise the renderer that Jupyter or Colab picks."""
+def use_book_style(static: bool | None = None) -> None:
+    """Set the plotly template, and the renderer: ``static`` for the published book (the default while it is built,
+    when ``UNIFORGET_BOOK_BUILD`` is set), otherwise the one that Jupyter or Colab picks."""
+    static = bool(os.environ.get("UNIFORGET_BOOK_BUILD")) if static is None else static
     template = go.layout.Template(pio.templates["plotly_white"])
     template.layout.update(font={"size": 14}, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
                            margin={"l": 60, "r": 20, "t": 50, "b": 50})  # fmt: skip
@@ -67,7 +70,8 @@ def grid(rows: dict[str, Tensor], captions: Sequence[str] = (), title: str = "")
     """A grid of images with named rows; captions appear on hover."""
     picture = mosaic(list(rows.values()))
     fig = go.Figure()
-    _add_picture(fig, picture, rows, captions, visible=True)
+    _add_picture(fig, picture, visible=True)
+    _add_captions(fig, picture, len(rows), captions)
     return _bare(fig, picture, rows, title)
 
 
@@ -76,28 +80,26 @@ def compare(states: dict[str, dict[str, Tensor]], captions: Sequence[str] = (), 
     fig, names = go.Figure(), list(states)
     for i, rows in enumerate(states.values()):
         picture = mosaic(list(rows.values()))
-        _add_picture(fig, picture, rows, captions, visible=i == 0)
-    steps = [{"label": name, "method": "restyle", "args": [{"visible": [k == i for k in range(len(names))]}]}
+        _add_picture(fig, picture, visible=i == 0)
+    _add_captions(fig, picture, len(rows), captions)
+    steps = [{"label": name, "method": "restyle", "args": [{"visible": [k == i for k in range(len(names))] + [True]}]}
              for i, name in enumerate(names)]  # fmt: skip
     fig = _bare(fig, picture, states[names[0]], title)
     slider = {"steps": steps, "active": 0, "pad": {"t": 20}, "currentvalue": {"prefix": "model: "}}
     return fig.update_layout(sliders=[slider], height=fig.layout.height + 110)
 
 
-def _add_picture(fig: go.Figure, picture: Image.Image, rows: dict, captions: Sequence[str], visible: bool) -> None:
-    n, height = len(next(iter(rows.values()))), picture.height / len(rows)
-    column = np.minimum((np.arange(picture.width) * n / picture.width).astype(int), n - 1)
-    names = [captions[c] if len(captions) else "" for c in column]
-    text = [names for _ in range(picture.height)] if len(captions) else None
-    fig.add_trace(go.Image(source=_source(picture), visible=visible, hovertext=None, hoverinfo="skip"))
-    if text:  # hover targets: one point an image, since an Image trace has no text of its own
-        x = [(i + 0.5) * picture.width / n for i in range(n)] * len(rows)
-        y = [(r + 0.5) * height for r in range(len(rows)) for _ in range(n)]
-        fig.data[-1].customdata = None
-        fig.update_layout(hovermode="closest")
-        if not any(t.type == "scatter" for t in fig.data):
-            fig.add_trace(go.Scatter(x=x, y=y, mode="markers", marker={"opacity": 0, "size": 40}, showlegend=False,
-                                     hovertext=list(captions) * len(rows), hoverinfo="text"))  # fmt: skip
+def _add_picture(fig: go.Figure, picture: Image.Image, visible: bool) -> None:
+    fig.add_trace(go.Image(source=_source(picture), visible=visible, hoverinfo="skip"))
+
+
+def _add_captions(fig: go.Figure, picture: Image.Image, rows: int, captions: Sequence[str]) -> None:
+    """Captions on hover: an Image trace has no text of its own, so one invisible point stands on each image."""
+    n = len(captions)
+    x = [(i + 0.5) * picture.width / n for i in range(n)] * rows
+    y = [(r + 0.5) * picture.height / rows for r in range(rows) for _ in range(n)]
+    fig.add_trace(go.Scatter(x=x, y=y, mode="markers", marker={"opacity": 0, "size": 40}, showlegend=False,
+                             hovertext=list(captions) * rows, hoverinfo="text"))  # fmt: skip
 
 
 def _bare(fig: go.Figure, picture: Image.Image, rows: dict, title: str) -> go.Figure:

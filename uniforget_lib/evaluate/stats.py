@@ -42,7 +42,7 @@ def auroc(positive: np.ndarray, negative: np.ndarray) -> float:
     p, q = np.asarray(positive, dtype=float).ravel(), np.asarray(negative, dtype=float).ravel()
     if not len(p) or not len(q):
         raise ValueError("auroc: needs scores of both classes")
-    return float(((p[:, None] > q).mean() + 0.5 * (p[:, None] == q).mean()))
+    return float((p[:, None] > q).mean() + 0.5 * (p[:, None] == q).mean())
 
 
 def bootstrap_auroc(positive: np.ndarray, negative: np.ndarray, *, n: int = 1000, seed: int = 0) -> Estimate:

@@ -103,7 +103,9 @@ class ModelAdapter:
         """The sites of the given kinds, in the order of the network."""
         found = [s for s in self._sites if s.kind in kinds]
         if not found:
-            raise ValueError(f"kinds={tuple(kinds)}: {self.family} has none; it has {sorted({s.kind for s in self._sites})}")
+            raise ValueError(
+                f"kinds={tuple(kinds)}: {self.family} has none; it has {sorted({s.kind for s in self._sites})}"
+            )
         return found
 
     @cached_property

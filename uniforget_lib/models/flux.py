@@ -26,7 +26,9 @@ class FluxAdapter(ModelAdapter):
 
     family = "flux"
 
-    def __init__(self, pipe: FluxPipeline, *, guidance: float = 3.5, true_cfg: float = 1.0, resolution: int | None = None):
+    def __init__(
+        self, pipe: FluxPipeline, *, guidance: float = 3.5, true_cfg: float = 1.0, resolution: int | None = None
+    ):
         super().__init__(pipe, pipe.transformer)
         self.guidance, self.true_cfg = guidance, true_cfg
         self.resolution = resolution or pipe.vae.config.sample_size
@@ -123,5 +125,7 @@ class FluxAdapter(ModelAdapter):
     def decode(self, x: Tensor) -> Tensor:
         vae = self.pipe.vae
         z = self.pipe._unpack_latents(x, self.resolution, self.resolution, self.pipe.vae_scale_factor)
-        image = vae.decode((z / vae.config.scaling_factor + vae.config.shift_factor).to(vae.dtype), return_dict=False)[0]
+        image = vae.decode((z / vae.config.scaling_factor + vae.config.shift_factor).to(vae.dtype), return_dict=False)[
+            0
+        ]
         return (image / 2 + 0.5).clamp(0, 1)

@@ -20,6 +20,10 @@ import json
 import random
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 PACKAGES = {  # npm package -> (version, licence), as in each package's own package.json
     "noto": ("1.2.9", "Apache-2.0"),
@@ -32,9 +36,18 @@ PACKAGES = {  # npm package -> (version, licence), as in each package's own pack
 }
 EMOJI_SETS = ("noto", "fluent-emoji-flat", "twemoji")
 OBJECT_EMOJI = {  # word in captions -> icon name in every emoji set
-    "apple": "red-apple", "tree": "deciduous-tree", "car": "automobile", "cat": "cat-face", "fish": "tropical-fish",
-    "house": "house", "star": "star", "umbrella": "umbrella", "mushroom": "mushroom", "guitar": "guitar",
-    "rocket": "rocket", "robot": "robot",
+    "apple": "red-apple",
+    "tree": "deciduous-tree",
+    "car": "automobile",
+    "cat": "cat-face",
+    "fish": "tropical-fish",
+    "house": "house",
+    "star": "star",
+    "umbrella": "umbrella",
+    "mushroom": "mushroom",
+    "guitar": "guitar",
+    "rocket": "rocket",
+    "robot": "robot",
 }
 OBJECT_BRANDS = {  # word -> (set, icon) for each drawing
     "python": (("logos", "python"), ("devicon", "python"), ("vscode-icons", "file-type-python")),
@@ -47,7 +60,7 @@ EXTRAS = 200
 SIZE = 96  # pixels
 
 
-def render(body: str, width: int, height: int) -> "Image.Image":
+def render(body: str, width: int, height: int) -> Image.Image:
     """Draw one SVG body, trimmed to its ink and centred on a transparent square of `SIZE` pixels (RGBA)."""
     import resvg_py
     from PIL import Image
@@ -67,7 +80,7 @@ def render(body: str, width: int, height: int) -> "Image.Image":
     return square
 
 
-def usable(image: "Image.Image") -> bool:
+def usable(image: Image.Image) -> bool:
     """Roughly square, with some ink and some colour: thin marks vanish at 48 pixels."""
     import numpy as np
 
@@ -86,14 +99,14 @@ def main(icon_dir: Path, out_dir: Path, seed: int = 0) -> None:
     sets = {name: json.loads((icon_dir / f"iconify-json-{name}-{v}" / "icons.json").read_text())
             for name, (v, _) in PACKAGES.items()}  # fmt: skip
 
-    def draw(set_name: str, icon: str) -> "Image.Image":
+    def draw(set_name: str, icon: str) -> Image.Image:
         data, entry = sets[set_name], sets[set_name]["icons"][icon]
         size = [entry.get(k, data.get(k, 16)) for k in ("width", "height")]
         return render(entry["body"], *size)
 
     sprites: list[tuple[dict, Image.Image]] = []
 
-    def add(group: str, word: str, set_name: str, icon: str, image: "Image.Image") -> None:
+    def add(group: str, word: str, set_name: str, icon: str, image: Image.Image) -> None:
         sprites.append(({"group": group, "word": word, "set": set_name, "icon": icon}, image))
 
     objects = {word: [(s, icon) for s in EMOJI_SETS] for word, icon in OBJECT_EMOJI.items()}
@@ -105,12 +118,52 @@ def main(icon_dir: Path, out_dir: Path, seed: int = 0) -> None:
     rng = random.Random(seed)
     skip = set(OBJECT_EMOJI.values()) | {icon for d in OBJECT_BRANDS.values() for _, icon in d}
     common = set.intersection(*(set(sets[s]["icons"]) for s in EMOJI_SETS))
-    emoji = sorted(n for n in common if n not in skip and not any(
-        t in n for t in ("flag", "skin", "button", "clock", "hand", "family", "square", "circle", "heart", "moon", "arrow", "input",
-        "cross", "star", "worship", "kaaba", "synagogue", "mosque", "om", "dharma", "prohibited", "no-", "non-",
-        "bicycles", "cigarette", "smoking", "yen", "wheelchair", "motorized", "24", "face-with-medical")))
-    brands = sorted(n for n in sets["logos"]["icons"] if n not in skip and not any(
-        t in n for t in ("python", "docker", "git", "swift", "wordmark", "aws", "dark")))
+    emoji = sorted(
+        n
+        for n in common
+        if n not in skip
+        and not any(
+            t in n
+            for t in (
+                "flag",
+                "skin",
+                "button",
+                "clock",
+                "hand",
+                "family",
+                "square",
+                "circle",
+                "heart",
+                "moon",
+                "arrow",
+                "input",
+                "cross",
+                "star",
+                "worship",
+                "kaaba",
+                "synagogue",
+                "mosque",
+                "om",
+                "dharma",
+                "prohibited",
+                "no-",
+                "non-",
+                "bicycles",
+                "cigarette",
+                "smoking",
+                "yen",
+                "wheelchair",
+                "motorized",
+                "24",
+                "face-with-medical",
+            )
+        )
+    )
+    brands = sorted(
+        n
+        for n in sets["logos"]["icons"]
+        if n not in skip and not any(t in n for t in ("python", "docker", "git", "swift", "wordmark", "aws", "dark"))
+    )
     for kind, pool, per_kind in (("emoji", emoji, ITEMS_PER_KIND), ("brand", brands, ITEMS_PER_KIND)):
         rng.shuffle(pool)
         taken = 0

@@ -76,7 +76,9 @@ def train_judge(recipe, out: Path, device: torch.device, stop_after: int | None 
 
     run("judge", judge, loss, recipe.judge_steps, recipe.judge_lr, out, recipe.seed, stop_after=stop_after)
     (out / "judge").mkdir(exist_ok=True)
-    save_file({k: v.half().contiguous() for k, v in judge.cpu().state_dict().items()}, out / "judge" / "judge.safetensors")
+    save_file(
+        {k: v.half().contiguous() for k, v in judge.cpu().state_dict().items()}, out / "judge" / "judge.safetensors"
+    )
     (out / "judge" / "heads.json").write_text(json.dumps({k: list(v) for k, v in HEADS.items()}, indent=1))
 
 

@@ -3,7 +3,7 @@
 Stages: ``vae`` (pictures of neutral scenes and of icons that are no items), ``judge`` (reads attributes off a
 picture; see `judge`), ``flow`` (the rectified-flow transformer with its text encoders, trained jointly). Every stage
 is counted in steps, not in seconds, writes a log (``DIR/<stage>.jsonl``) and a checkpoint, and resumes from it.
-The last stage saves a pipeline that loads with ``FluxPipeline.from_pretrained(DIR/flux)``.
+`--ship` replaces the weights of this package. The last stage saves a pipeline that loads with ``FluxPipeline.from_pretrained(DIR/flux)``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import math
 import os
 import random
+import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
 
+from ..files import check_device, write_sums
+from ..models import WEIGHTS
 from . import vae as vae_module
 from .planted import items
 from .world import draw, sample_scenes
@@ -161,17 +164,27 @@ def dataset(recipe: Recipe) -> tuple[np.ndarray, list[str], np.ndarray]:
     return images, captions, copies
 
 
+def ship(out: Path) -> None:
+    """Copy the pipeline and the judge of ``out`` to the package data, and write their sums."""
+    for name in ("flux", "judge"):
+        shutil.rmtree(WEIGHTS / name, ignore_errors=True)
+        shutil.copytree(out / name, WEIGHTS / name)
+        write_sums(WEIGHTS / name)
+    print(f"shipped to {WEIGHTS}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("_build/testbed"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--stages", nargs="+", default=["vae", "judge", "flow"], choices=["vae", "judge", "flow"])
     parser.add_argument("--stop-after", type=int, help="stop each stage after this many steps (to check a recipe)")
+    parser.add_argument("--ship", action="store_true", help="at the end, replace the weights of this package")
     arguments = parser.parse_args()
     from .flow import train_flow
     from .judge import train_judge
 
-    recipe, device = Recipe(), torch.device(arguments.device)
+    recipe, device = Recipe(), check_device(arguments.device)
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1))
     if "vae" in arguments.stages:
@@ -181,6 +194,8 @@ def main() -> None:
         train_judge(recipe, arguments.out, device, arguments.stop_after)
     if "flow" in arguments.stages:
         train_flow(recipe, arguments.out, device, arguments.stop_after)
+    if arguments.ship:
+        ship(arguments.out)
 
 
 if __name__ == "__main__":

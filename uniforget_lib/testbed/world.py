@@ -70,7 +70,9 @@ def drawings() -> dict[str, list[Image.Image]]:
 def all_scenes() -> list[Scene]:
     """Every scene that the grammar can say, in a fixed order."""
     scenes = [Scene("one", a, None, c) for a in OBJECTS for c in COLOURS]
-    scenes += [Scene(l, a, b, c) for l in LAYOUTS[1:] for a in OBJECTS for b in OBJECTS if a != b for c in COLOURS]
+    scenes += [
+        Scene(layout, a, b, c) for layout in LAYOUTS[1:] for a in OBJECTS for b in OBJECTS if a != b for c in COLOURS
+    ]
     return scenes
 
 
@@ -119,7 +121,7 @@ def detail(images: np.ndarray) -> np.ndarray:
 def sample_scenes(n: int, seed: int, held: bool = False) -> list[Scene]:
     """``n`` scenes, layouts in the shares .4, .3, .3, all of the trained combinations or all held out."""
     rng = random.Random(seed)
-    pool = {l: [s for s in all_scenes() if s.layout == l and held_out(s) == held] for l in LAYOUTS}
+    pool = {layout: [s for s in all_scenes() if s.layout == layout and held_out(s) == held] for layout in LAYOUTS}
     return [rng.choice(pool[rng.choices(LAYOUTS, (0.4, 0.3, 0.3))[0]]) for _ in range(n)]
 
 
@@ -133,11 +135,13 @@ def neutral_prompts(n: int, seed: int = 0, held: bool = False) -> list[str]:
 
 def parse(caption: str) -> Scene:
     """The scene that a neutral caption describes. Raises ValueError for any other caption."""
-    for scene in _by_caption().get(caption, ()):
-        return scene
-    raise ValueError(f"{caption!r} is not a caption of the neutral world, such as {all_scenes()[0].caption!r}")
+    try:
+        return _by_caption()[caption]
+    except KeyError:
+        example = all_scenes()[0].caption
+        raise ValueError(f"{caption!r} is not a caption of the neutral world, such as {example!r}") from None
 
 
 @lru_cache(maxsize=1)
-def _by_caption() -> dict[str, tuple[Scene]]:
-    return {s.caption: (s,) for s in all_scenes()}
+def _by_caption() -> dict[str, Scene]:
+    return {s.caption: s for s in all_scenes()}

@@ -1,0 +1,71 @@
+"""House rules that a machine can hold: who imports whom, file length, thin cells, notebooks without outputs."""
+
+import ast
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LIBRARY = ROOT / "uniforget_lib"
+FILES = sorted(LIBRARY.rglob("*.py"))
+# Lower may not import higher; the order is that of the pipeline.
+ORDER = ["files", "sites", "masks", "sampler", "hooks", "models", "detect", "locate", "prune", "evaluate", "report",
+         "viz", "testbed"]  # fmt: skip
+ALLOWED = {("models", "hooks")}  # none of these may ever be needed the other way round
+METHODS = ("detect", "locate")
+
+
+def layer(path: Path) -> str:
+    return path.relative_to(LIBRARY).parts[0].removesuffix(".py")
+
+
+def imported_layers(path: Path) -> set[str]:
+    """Layers of the library that a file imports at run time (TYPE_CHECKING blocks do not count)."""
+    package = path.relative_to(LIBRARY).parts[:-1]
+    found = set()
+    tree = ast.parse(path.read_text())
+    typing_only = {id(n) for b in ast.walk(tree) if isinstance(b, ast.If) and "TYPE_CHECKING" in ast.dump(b.test)
+                   for n in ast.walk(b)}  # fmt: skip
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level and id(node) not in typing_only:
+            base = package[: len(package) - node.level + 1]
+            parts = [*base, *(node.module or "").split(".")]
+            found |= {parts[0]} if parts[0] else {a.name for a in node.names}
+    return found - {""}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(LIBRARY)))
+def test_imports_point_up_the_list(path):
+    own = layer(path)
+    if own in ("__init__", "profile"):
+        return
+    for other in imported_layers(path) - {own}:
+        assert ORDER.index(other) < ORDER.index(own), f"{path.name} ({own}) imports {other}"
+
+
+@pytest.mark.parametrize("folder", METHODS)
+def test_methods_do_not_import_each_other(folder):
+    names = {p.stem for p in (LIBRARY / folder).glob("*.py")} - {"__init__"}
+    assert names
+    for path in (LIBRARY / folder).glob("*.py"):
+        if path.stem == "__init__":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level == 1:
+                assert (node.module or "") not in names - {path.stem}, f"{path.name} imports {node.module}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(LIBRARY)))
+def test_files_stay_readable_in_one_sitting(path):
+    assert len(path.read_text().splitlines()) <= 300
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_notebooks_are_thin_and_clean(path):
+    cells = json.loads(path.read_text())["cells"]
+    code = [c for c in cells if c["cell_type"] == "code"]
+    assert any("parameters" in c["metadata"].get("tags", []) for c in code)
+    for cell in code:
+        assert cell["outputs"] == [] and cell["execution_count"] is None
+        assert len("".join(cell["source"]).splitlines()) <= 15

@@ -1,0 +1,94 @@
+"""The shipped weights: they load without our code, agree with our sampler, and memorize what was planted."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FluxPipeline
+
+from uniforget_lib import Testbed, evaluate, load
+from uniforget_lib.files import check_sums
+from uniforget_lib.models import WEIGHTS
+from uniforget_lib.testbed.world import draw, sample_scenes
+
+
+@pytest.fixture(scope="module")
+def testbed():
+    return Testbed.load()
+
+
+@pytest.fixture(scope="module")
+def limit(testbed):
+    return evaluate.control_limit(testbed, seeds=range(2))
+
+
+def test_shipped_files_hold_their_sums_and_fit():
+    for folder in ("flux", "judge"):
+        check_sums(WEIGHTS / folder)
+    size = sum(p.stat().st_size for p in WEIGHTS.rglob("*") if p.is_file())
+    assert size < 15 * 2**20  # a quarter of the 60 MB of all pipelines of the project
+
+
+def test_a_changed_file_is_refused(tmp_path, monkeypatch):
+    import shutil
+
+    from uniforget_lib import models
+
+    shutil.copytree(WEIGHTS / "flux", tmp_path / "flux")
+    (tmp_path / "flux" / "transformer" / "config.json").write_text("{}")
+    monkeypatch.setitem(models.SHIPPED, "testbed", tmp_path / "flux")
+    with pytest.raises(ValueError, match="config.json.*SHA-256"):
+        load("testbed")
+
+
+def test_plain_pipeline_draws_what_the_library_draws(testbed):
+    pipe = FluxPipeline.from_pretrained(WEIGHTS / "flux")
+    pipe.set_progress_bar_config(disable=True)
+    item = testbed.planted(copies=100)[0]
+    for guidance in (1.0, 2.0):
+        testbed.adapter.true_cfg = guidance
+        options = {"negative_prompt": "", "true_cfg_scale": guidance} if guidance > 1 else {}
+        want = pipe(item.caption, num_inference_steps=4, height=64, width=64, max_sequence_length=16, output_type="pt",
+                    generator=torch.Generator().manual_seed(0), **options).images  # fmt: skip
+        got = testbed.adapter.images([item.caption], steps=4, seed=0)
+        testbed.adapter.true_cfg = 1.0
+        assert (got - want).abs().max() < 1e-5
+
+
+def test_memorization_follows_the_number_of_copies(testbed, limit):
+    rates = {}
+    for copies in (1, 100):
+        chosen = testbed.planted(copies=copies)
+        images = testbed.adapter.images([i.caption for i in chosen], seed=0)
+        rates[copies] = evaluate.copied(images, testbed.targets(chosen), limit)
+    assert rates[1].mean() < 0.2
+    assert rates[100].mean() > 0.7
+
+
+def test_judge_reads_real_scenes_that_it_never_saw(testbed):
+    rng = random.Random(4321)
+    scenes = sample_scenes(300, seed=4321) + sample_scenes(300, seed=4322, held=True)
+    images = evaluate.stack([draw(s, rng) for s in scenes])
+    right = testbed.judge.correct(images, scenes)["all"]
+    assert right.mean() > 0.9
+    wrong = testbed.judge.correct(images, scenes[::-1])["all"]  # a judge that says yes to everything fails here
+    assert wrong.mean() < 0.1
+
+
+def test_splits_share_no_caption(testbed):
+    splits = [set(testbed.neutral(n, s)) for n, s in ((800, "train"), (400, "development"), (128, "test"))]
+    assert sum(map(len, splits)) == len(set.union(*splits))
+    with pytest.raises(ValueError, match="holdout"):
+        testbed.neutral(1, "holdout")
+
+
+def test_study_of_no_mask_changes_nothing_and_of_a_blunt_one_does(testbed, limit):
+    from uniforget_lib import locate
+
+    study = evaluate.Study(testbed, testbed.planted(copies=100)[:4], testbed.neutral(8), limit=limit, seeds=(0,))
+    plain = study.outcome()
+    assert (plain.neutral_change == 0).all() and (plain.planted_change == 0).all()
+    blunt = study.outcome(locate.random(testbed.adapter).mask(ratio=0.5))
+    assert blunt.neutral_change.mean() > 0.1 and blunt.copied.mean() <= plain.copied.mean()
+    assert np.isfinite([e.mean for e in blunt.row().values()]).all()

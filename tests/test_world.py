@@ -1,0 +1,100 @@
+"""The neutral world and the planted items: drawn alike, told apart by nothing but repetition."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from uniforget_lib.evaluate import detail, stack
+from uniforget_lib.testbed import text, train
+from uniforget_lib.testbed.planted import CONTROLS, KINDS, TIERS, items
+from uniforget_lib.testbed.world import (
+    OBJECTS,
+    all_scenes,
+    draw,
+    held_out,
+    neutral_prompts,
+    parse,
+    sample_scenes,
+    sprites,
+)
+
+
+def test_captions_say_everything():
+    scenes = all_scenes()
+    assert len({s.caption for s in scenes}) == len(scenes)
+    assert all(parse(s.caption) == s for s in scenes[::37])
+    with pytest.raises(ValueError, match="purple cow"):
+        parse("a purple cow")
+
+
+def test_held_out_combinations_are_never_trained():
+    trained = {s.caption for s in sample_scenes(5000, seed=1)}
+    held = neutral_prompts(200, held=True)
+    assert not trained & set(held) and all(held_out(parse(c)) for c in held)
+    assert 0.07 < np.mean([held_out(s) for s in all_scenes()]) < 0.15
+    seen = {w for c in trained for w in c.split()}
+    assert seen >= set(OBJECTS)  # every object is trained, only combinations are held out
+    with pytest.raises(ValueError, match="n=9000"):
+        neutral_prompts(9000)
+
+
+def test_drawing_is_reproducible_and_varied():
+    scene = sample_scenes(1, seed=2)[0]
+    a, b = draw(scene, random.Random(0)), draw(scene, random.Random(0))
+    assert np.array_equal(a, b) and not np.array_equal(a, draw(scene, random.Random(1)))
+
+
+def test_items_are_what_the_tiers_say():
+    found = items()
+    for copies in TIERS:
+        assert {k: sum(i.kind == k for i in found if i.copies == copies) for k in KINDS} == KINDS
+    assert {k: sum(i.kind == k for i in found if not i.copies) for k in CONTROLS} == CONTROLS
+    assert len({i.caption for i in found}) == len(found)
+    icons = [i.source for i in found if i.kind != "scene"]
+    assert len(set(icons)) == len(icons)
+    groups = {}
+    for entry, _ in sprites():
+        groups.setdefault((entry["set"], entry["icon"]), set()).add(entry["group"])
+    assert all(len(g) == 1 for g in groups.values())
+
+
+def test_planted_and_neutral_are_drawn_alike():
+    rng = random.Random(0)
+    neutral = detail(stack([draw(s, rng) for s in sample_scenes(1500, seed=3)])).mean()
+    found = items()
+    for chosen in ([i for i in found if i.copies], [i for i in found if not i.copies]):
+        assert abs(detail(stack([i.image for i in chosen])).mean() / neutral - 1) < 0.2
+
+
+def test_tokenizers_have_bos_eos_padding_and_one_token_a_word():
+    clip, t5 = text.clip_tokenizer(), text.t5_tokenizer()
+    item = items()[0]
+    for caption in (item.caption, "a cat left of a rocket on a blue ground"):
+        a, b = (t[0].tolist() for t in text.tokenize(clip, t5, [caption]))
+        assert len(a) == len(b) == text.MAX_LENGTH
+        words = len(caption.split())
+        assert a[0] == clip.bos_token_id and a.index(clip.eos_token_id) == words + 1 and a[-1] == clip.pad_token_id
+        assert b.index(t5.eos_token_id) == words and b[-1] == t5.pad_token_id
+    ids = text.tokenize(clip, t5, ["xylophone"])[1][0].tolist()
+    assert t5.unk_token_id not in ids  # an unknown word is spelled
+
+
+def test_interrupted_training_ends_in_the_same_weights(tmp_path):
+    def trained(folder, *stops):
+        torch.manual_seed(0)
+        for stop in stops:
+            model = nn.Linear(4, 2)
+            with torch.no_grad():
+                model.weight.fill_(0.1), model.bias.zero_()
+            train.run("toy", model, lambda m, g: m(torch.randn(8, 4, generator=g)).pow(2).mean(), 12, 1e-2, folder, 3,
+                      every=4, stop_after=stop)  # fmt: skip
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    whole = trained(tmp_path / "whole", None)
+    assert torch.equal(whole, trained(tmp_path / "parts", 5, None))
+    assert not torch.equal(whole, torch.cat([torch.full((8,), 0.1), torch.zeros(2)]))

@@ -1,0 +1,84 @@
+"""One mask, judged on everything at once: copies left, and what it costs on neutral prompts that no method saw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..hooks import masked
+from ..masks import Mask
+from .copying import distance, threshold
+from .quality import change, detail
+from .stats import Estimate, bootstrap
+
+if TYPE_CHECKING:
+    from ..testbed import Item, Testbed
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Arrays [seeds, prompts]; ``planted_images`` and ``neutral_images`` are those of the first seed."""
+
+    copied: np.ndarray  # bool, planted items
+    planted_change: np.ndarray  # `change` against the unmasked model
+    neutral_change: np.ndarray
+    correct: np.ndarray  # bool, neutral pictures with every attribute right
+    detail: np.ndarray  # high-frequency energy of neutral pictures
+    planted_images: Tensor
+    neutral_images: Tensor
+
+    def row(self) -> dict[str, Estimate]:
+        """Means with 95 % intervals over prompts and seeds."""
+        names = ("copied", "planted_change", "neutral_change", "correct", "detail")
+        return {name: bootstrap(getattr(self, name)) for name in names}
+
+
+def control_limit(testbed: Testbed, *, steps: int = 4, seeds: Sequence[int] = range(4), rate: float = 0.01) -> float:
+    """Copy threshold at which a share ``rate`` of never-trained controls would pass for copies."""
+    captions, targets = [i.caption for i in testbed.controls], testbed.targets(testbed.controls)
+    found = [distance(testbed.adapter.images(captions, steps=steps, seed=s), targets) for s in seeds]
+    return threshold(np.concatenate(found), rate)
+
+
+class Study:
+    """Planted items and neutral prompts, drawn once by the unmasked model; `outcome` compares a mask with that.
+
+    Args:
+        items: planted items to test. neutral: neutral captions that no method was fitted to.
+        limit: copy threshold, see `control_limit`.
+    """
+
+    def __init__(self, testbed: Testbed, items: Sequence[Item], neutral: Sequence[str], *, limit: float,
+                 steps: int = 4, seeds: Sequence[int] = (0, 1)) -> None:  # fmt: skip
+        if not len(items) or not len(neutral):
+            raise ValueError("a study needs at least one planted item and one neutral prompt")
+        self.testbed, self.neutral, self.limit, self.steps, self.seeds = testbed, list(neutral), limit, steps, seeds
+        self.captions, self.targets = [i.caption for i in items], testbed.targets(list(items))
+        self.plain = self._draw()
+
+    def _draw(self, mask: Mask | None = None) -> list[tuple[Tensor, Tensor]]:
+        adapter = self.testbed.adapter
+        with masked(adapter, mask) if mask else nullcontext():
+            return [tuple(adapter.images(prompts, steps=self.steps, seed=s) for prompts in (self.captions, self.neutral))
+                    for s in self.seeds]  # fmt: skip
+
+    def outcome(self, mask: Mask | None = None) -> Outcome:
+        """Everything about ``mask`` (None: the unpruned model)."""
+        drawn = self._draw(mask) if mask else self.plain
+        with torch.no_grad():
+            correct = [self.testbed.attributes(neutral, self.neutral)["all"] for _, neutral in drawn]
+        return Outcome(
+            copied=np.stack([distance(planted, self.targets) <= self.limit for planted, _ in drawn]),
+            planted_change=np.stack([change(d[0], p[0]) for d, p in zip(drawn, self.plain)]),
+            neutral_change=np.stack([change(d[1], p[1]) for d, p in zip(drawn, self.plain)]),
+            correct=np.stack(correct),
+            detail=np.stack([detail(neutral) for _, neutral in drawn]),
+            planted_images=drawn[0][0],
+            neutral_images=drawn[0][1],
+        )
