@@ -12,7 +12,6 @@ FILES = sorted(LIBRARY.rglob("*.py"))
 # Lower may not import higher; the order is that of the pipeline.
 ORDER = ["files", "sites", "masks", "sampler", "hooks", "models", "detect", "locate", "prune", "evaluate", "report",
          "viz", "testbed"]  # fmt: skip
-ALLOWED = {("models", "hooks")}  # none of these may ever be needed the other way round
 METHODS = ("detect", "locate")
 
 

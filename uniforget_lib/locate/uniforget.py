@@ -75,7 +75,8 @@ def uniforget(
     sites = adapter.sites(config.kinds)
     sizes = [s.units for s in sites]
     logits = torch.full((sum(sizes),), config.init, device=adapter.device, dtype=torch.float32, requires_grad=True)
-    optimizer = torch.optim.Adam([logits], lr=config.lr, weight_decay=config.weight_decay)
+    # Decoupled weight decay (as EcoDiff): coupled, 1e-2 times a logit outweighs both gradients by orders of magnitude.
+    optimizer = torch.optim.AdamW([logits], lr=config.lr, weight_decay=config.weight_decay)
     key = repr((adapter.fingerprint, asdict(config), prompts))
     first, history = _resume(state, key, logits, optimizer, config) if state and Path(state).exists() else (0, [])
 
@@ -118,7 +119,7 @@ def uniforget(
     return Score(values, "uniforget", adapter.fingerprint, forwards, history)
 
 
-def _save(path: str | Path, key: str, logits: Tensor, optimizer: torch.optim.Adam, history: list[dict]) -> None:
+def _save(path: str | Path, key: str, logits: Tensor, optimizer: torch.optim.AdamW, history: list[dict]) -> None:
     moments = optimizer.state[logits]
     columns = ("step", "loss", "reconstruction", "regulariser", "off")
     table = torch.tensor([[row[c] for c in columns] for row in history], dtype=torch.float64)
@@ -126,7 +127,7 @@ def _save(path: str | Path, key: str, logits: Tensor, optimizer: torch.optim.Ada
     save_tensors(path, tensors, {"key": key, "columns": " ".join(columns)})
 
 
-def _resume(path, key: str, logits: Tensor, optimizer: torch.optim.Adam, config: UniForget) -> tuple[int, list[dict]]:
+def _resume(path, key: str, logits: Tensor, optimizer: torch.optim.AdamW, config: UniForget) -> tuple[int, list[dict]]:
     tensors, metadata = load_tensors(path)
     if metadata.get("key") != key:
         raise ValueError(f"{path} is the state of another model, configuration or prompt list; use another file")

@@ -19,8 +19,8 @@ SPLITS = {"train": 0, "development": 1, "test": 2}
 
 # Strengths of UniForget on this model, named by what they cost on neutral development prompts (relative change of the
 # latents .01, .03, .1): found by `locate.calibrate`, with CALIBRATION below. No planted prompt takes part.
-LEVELS = {"weak": 0.03, "medium": 0.1, "strong": 0.3}
-CALIBRATION = {"steps": 4, "mask_steps": 60, "batch": 8, "lr": 0.5, "seed": 0}
+LEVELS = {"weak": 0.053, "medium": 0.25, "strong": 1.0}
+CALIBRATION = {"steps": 4, "mask_steps": 80, "batch": 8, "lr": 0.5, "seed": 0}
 
 
 @dataclass(frozen=True)
