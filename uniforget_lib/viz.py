@@ -86,7 +86,7 @@ def compare(states: dict[str, dict[str, Tensor]], captions: Sequence[str] = (), 
              for i, name in enumerate(names)]  # fmt: skip
     fig = _bare(fig, picture, states[names[0]], title)
     slider = {"steps": steps, "active": 0, "pad": {"t": 20}, "currentvalue": {"prefix": "model: "}}
-    return fig.update_layout(sliders=[slider], height=fig.layout.height + 110)
+    return fig.update_layout(sliders=[slider], height=fig.layout.height + 110, margin={"r": 60})
 
 
 def _add_picture(fig: go.Figure, picture: Image.Image, visible: bool) -> None:

@@ -60,7 +60,9 @@ class ModelAdapter:
 
     def __init__(self, pipe, denoiser: nn.Module) -> None:
         self.pipe, self.denoiser = pipe, denoiser
-        denoiser.eval().requires_grad_(False)
+        for part in pipe.components.values():  # text encoders and VAE too: only gates learn
+            if isinstance(part, nn.Module):
+                part.eval().requires_grad_(False)
 
     @property
     def device(self) -> torch.device:
