@@ -49,11 +49,11 @@ class Mask:
         """Indices of the units of ``site`` that are not removed."""
         return self.values[site].nonzero().flatten()
 
-    def sparsity(self, prefix: str = "") -> float:
-        """Share of removed units, over all sites or over those whose name ends with ``prefix``."""
-        chosen = [v for name, v in self.values.items() if name.endswith(prefix)]
+    def sparsity(self, suffix: str = "") -> float:
+        """Share of removed units, over all sites or over those whose name ends with ``suffix`` (``".ff"``)."""
+        chosen = [v for name, v in self.values.items() if name.endswith(suffix)]
         if not chosen:
-            raise ValueError(f"no site of this mask ends with {prefix!r}: {sorted(self.values)[:4]} ...")
+            raise ValueError(f"no site of this mask ends with {suffix!r}: {sorted(self.values)[:4]} ...")
         return float(sum((v == 0).sum() for v in chosen) / sum(v.numel() for v in chosen))
 
     def _combine(self, other: Mask, op) -> Mask:
