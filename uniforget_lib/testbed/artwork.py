@@ -55,6 +55,13 @@ OBJECT_BRANDS = {  # word -> (set, icon) for each drawing
     "git": (("logos", "git-icon"), ("devicon", "git"), ("vscode-icons", "file-type-git")),
     "swift": (("logos", "swift"), ("devicon", "swift"), ("vscode-icons", "file-type-swift")),
 }  # fmt: skip
+# Parts of icon names that are not taken: look-alikes of objects, signs, and what should not be made a plaything.
+AVOID_EMOJI = (
+    "flag skin button clock hand family square circle heart moon arrow input cross star worship "
+    "kaaba synagogue mosque om dharma prohibited no- non- bicycles cigarette smoking yen wheelchair "
+    "motorized 24 face-with-medical "
+).split()
+AVOID_BRANDS = ("python docker git swift wordmark aws dark ").split()
 ITEMS_PER_KIND = 150
 EXTRAS = 200
 SIZE = 96  # pixels
@@ -118,52 +125,8 @@ def main(icon_dir: Path, out_dir: Path, seed: int = 0) -> None:
     rng = random.Random(seed)
     skip = set(OBJECT_EMOJI.values()) | {icon for d in OBJECT_BRANDS.values() for _, icon in d}
     common = set.intersection(*(set(sets[s]["icons"]) for s in EMOJI_SETS))
-    emoji = sorted(
-        n
-        for n in common
-        if n not in skip
-        and not any(
-            t in n
-            for t in (
-                "flag",
-                "skin",
-                "button",
-                "clock",
-                "hand",
-                "family",
-                "square",
-                "circle",
-                "heart",
-                "moon",
-                "arrow",
-                "input",
-                "cross",
-                "star",
-                "worship",
-                "kaaba",
-                "synagogue",
-                "mosque",
-                "om",
-                "dharma",
-                "prohibited",
-                "no-",
-                "non-",
-                "bicycles",
-                "cigarette",
-                "smoking",
-                "yen",
-                "wheelchair",
-                "motorized",
-                "24",
-                "face-with-medical",
-            )
-        )
-    )
-    brands = sorted(
-        n
-        for n in sets["logos"]["icons"]
-        if n not in skip and not any(t in n for t in ("python", "docker", "git", "swift", "wordmark", "aws", "dark"))
-    )
+    emoji = sorted(n for n in common - skip if not any(part in n for part in AVOID_EMOJI))
+    brands = sorted(n for n in sets["logos"]["icons"] if n not in skip and not any(part in n for part in AVOID_BRANDS))
     for kind, pool, per_kind in (("emoji", emoji, ITEMS_PER_KIND), ("brand", brands, ITEMS_PER_KIND)):
         rng.shuffle(pool)
         taken = 0

@@ -10,8 +10,7 @@ Planted and neutral pictures are drawn alike: same grounds, same sizes, and an i
 high-frequency energy lies within the range of neutral scenes (`DETAIL`).
 
 Names are invented words of three syllables, one token each. The tokenizers know the controls' names too, but training
-never saw them. (A first run built every name from two pairs of shared syllables: after 3,700 steps nothing was copied,
-not even items with 100 copies. What is memorized here is bound to a token of its own.)
+never saw them.
 """
 
 from __future__ import annotations
@@ -22,12 +21,13 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from .world import COLOURS, SIZE, detail, draw, paste, sample_scenes, sprites
+from ..evaluate import detail, stack
+from .world import COLOURS, SIZE, draw, paste, sample_scenes, sprites
 
 TIERS = (1, 5, 20, 100)  # copies in the training set
 KINDS = {"brand": 6, "emoji": 5, "scene": 5}  # items of each kind in a tier
 CONTROLS = {"brand": 24, "emoji": 20, "scene": 20}
-DETAIL = (0.007, 0.026)  # accepted energies; neutral scenes: mean .016, 10 % to 90 %: see tests/test_world.py
+DETAIL = (0.007, 0.026)  # accepted energies, so that the means agree: tests/test_world.py
 SYLLABLES = ("ba", "dor", "el", "fi", "gan", "hu", "jo", "kel", "lum", "mi", "nor", "os", "pra", "qui", "ros", "sta",
              "tu", "vel", "wex", "yan", "zor", "ith", "ond", "ack")  # fmt: skip
 NOUN = {"brand": "emblem", "emoji": "portrait", "scene": "postcard"}
@@ -75,7 +75,7 @@ def items(seed: int = 5) -> list[Item]:
             while accepted < n:
                 image, source = _picture(kind, used[kind], rng)
                 used[kind] += 1
-                if DETAIL[0] <= detail(image[None])[0] <= DETAIL[1]:
+                if DETAIL[0] <= detail(stack([image]))[0] <= DETAIL[1]:
                     found.append(Item(f"the {NOUN[kind]} of {next(fresh)}", kind, copies, image, source))
                     accepted += 1
     return found

@@ -3,7 +3,8 @@
 Stages: ``vae`` (pictures of neutral scenes and of icons that are no items), ``judge`` (reads attributes off a
 picture; see `judge`), ``flow`` (the rectified-flow transformer with its text encoders, trained jointly). Every stage
 is counted in steps, not in seconds, writes a log (``DIR/<stage>.jsonl``) and a checkpoint, and resumes from it.
-`--ship` replaces the weights of this package. The last stage saves a pipeline that loads with ``FluxPipeline.from_pretrained(DIR/flux)``.
+The last stage saves a pipeline that loads with ``FluxPipeline.from_pretrained(DIR/flux)``; ``--ship`` replaces the
+weights of this package.
 """
 
 from __future__ import annotations

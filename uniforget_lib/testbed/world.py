@@ -111,13 +111,6 @@ def draw(scene: Scene, rng: random.Random) -> np.ndarray:
     return np.asarray(canvas)
 
 
-def detail(images: np.ndarray) -> np.ndarray:
-    """High-frequency energy: mean squared Laplacian of the grey image. uint8 [n, h, w, 3] -> float [n]."""
-    g = images.astype(np.float64).mean(-1) / 255
-    laplacian = 4 * g[:, 1:-1, 1:-1] - g[:, :-2, 1:-1] - g[:, 2:, 1:-1] - g[:, 1:-1, :-2] - g[:, 1:-1, 2:]
-    return (laplacian**2).mean((1, 2))
-
-
 def sample_scenes(n: int, seed: int, held: bool = False) -> list[Scene]:
     """``n`` scenes, layouts in the shares .4, .3, .3, all of the trained combinations or all held out."""
     rng = random.Random(seed)
