@@ -153,6 +153,25 @@ def test_bootstrap_covers_and_respects_prompts():
     assert evaluate.auroc([2, 3], [1, 2]) == 0.875
 
 
+def test_bootstrap_ratio_golden():
+    rng = np.random.default_rng(0)
+    over, under = 2 + 0.2 * rng.standard_normal(400), 1 + 0.1 * rng.standard_normal((3, 400))
+    e = evaluate.bootstrap_ratio(over, under)
+    assert e.mean == pytest.approx(over.mean() / under.mean()) and e.low < 2 < e.high
+    assert 0.015 < e.high - e.low < 0.07  # relative errors of the means: .1 / 20 and less than .1 / 20
+    with pytest.raises(ValueError, match="no values"):
+        evaluate.bootstrap_ratio(over, [])
+
+
+def test_pooled_outcomes_keep_every_row():
+    def outcome(seeds, value):
+        rows = {name: np.full((seeds, 3), value, dtype=float) for name in evaluate.study.MEASURES}
+        return evaluate.Outcome(**rows, planted_images=torch.zeros(1), neutral_images=torch.zeros(1))
+
+    pooled = evaluate.pool([outcome(2, 0.0), outcome(1, 1.0)])
+    assert pooled.copied.shape == (3, 3) and pooled.row()["copied"].mean == pytest.approx(1 / 3)
+
+
 def test_copying_and_quality_golden():
     a, b = torch.zeros(1, 3, 8, 8), torch.full((1, 3, 8, 8), 0.2)
     assert evaluate.distance(a, b)[0] == pytest.approx(0.2)

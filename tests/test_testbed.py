@@ -1,5 +1,6 @@
 """The shipped weights: they load without our code, agree with our sampler, and memorize what was planted."""
 
+import json
 import random
 
 import numpy as np
@@ -10,6 +11,8 @@ from diffusers import FluxPipeline
 from uniforget_lib import Testbed, evaluate, load
 from uniforget_lib.files import check_sums
 from uniforget_lib.models import WEIGHTS
+from uniforget_lib.testbed.judge import OTHER, example
+from uniforget_lib.testbed.train import STAGES, Recipe
 from uniforget_lib.testbed.world import draw, sample_scenes
 
 
@@ -20,7 +23,12 @@ def testbed():
 
 @pytest.fixture(scope="module")
 def limit(testbed):
-    return evaluate.control_limit(testbed, seeds=range(2))
+    return evaluate.control_limit(testbed)
+
+
+@pytest.fixture(scope="module")
+def card(testbed, limit):
+    return testbed.card(limit=limit, seeds=range(2))
 
 
 def test_shipped_files_hold_their_sums_and_fit():
@@ -56,14 +64,28 @@ def test_plain_pipeline_draws_what_the_library_draws(testbed):
         assert (got - want).abs().max() < 1e-5
 
 
-def test_memorization_follows_the_number_of_copies(testbed, limit):
-    rates = {}
-    for copies in (1, 100):
-        chosen = testbed.planted(copies=copies)
-        images = testbed.adapter.images([i.caption for i in chosen], seed=0)
-        rates[copies] = evaluate.copied(images, testbed.targets(chosen), limit)
-    assert rates[1].mean() < 0.2
-    assert rates[100].mean() > 0.7
+def test_memorization_follows_the_number_of_copies(card):
+    assert card["copied, 1 copies"].mean < 0.2
+    assert card["copied, 20 copies"].low >= 0.9 and card["copied, 100 copies"].low >= 0.9
+    assert card["copied, controls"].mean <= 0.05  # the threshold was set on the other half of the controls
+
+
+def test_neutral_pictures_are_crisp_and_show_what_their_captions_say(card):
+    assert card["attributes right, drawn"].low >= 0.85
+    assert card["judge right, real pictures"].low >= 0.9
+    assert card["detail, neutral: drawn / real"].low >= 0.8
+    assert 0.8 <= card["detail, training: planted / neutral"].mean <= 1.2
+    assert 0.8 <= card["detail, drawn: planted / neutral"].mean <= 1.25
+
+
+def test_shipped_logs_belong_to_the_recipe():
+    recipe = json.loads((WEIGHTS / "logs" / "recipe.json").read_text())
+    assert recipe == json.loads(json.dumps(Recipe().__dict__))
+    total = {"vae": recipe["vae_steps"], "judge": recipe["judge_steps"], "neutral": recipe["neutral_steps"]}
+    total |= dict.fromkeys(("flow", "control"), recipe["neutral_steps"] + recipe["flow_steps"])
+    for stage in STAGES:
+        rows = [json.loads(line) for line in (WEIGHTS / "logs" / f"{stage}.jsonl").read_text().splitlines()]
+        assert rows[-1]["step"] == total[stage] and rows[-1]["loss"] < rows[0]["loss"]
 
 
 def test_judge_reads_real_scenes_that_it_never_saw(testbed):
@@ -74,6 +96,23 @@ def test_judge_reads_real_scenes_that_it_never_saw(testbed):
     assert right.mean() > 0.9
     wrong = testbed.judge.correct(images, scenes[::-1])["all"]  # a judge that says yes to everything fails here
     assert wrong.mean() < 0.1
+
+
+def test_judge_does_not_take_mush_for_an_object(testbed):
+    rng = random.Random(99)
+    asked = [s for s in sample_scenes(400, seed=99) if s.second is None]
+    pictures, shown = zip(*(example(s, rng) for s in asked))
+    spoiled = np.array([s.first == OTHER for s in shown])
+    right = testbed.judge.correct(evaluate.stack(list(pictures)), asked)["first"]
+    assert right[~spoiled].mean() > 0.9 and right[spoiled].mean() < 0.1
+
+
+def test_controls_that_set_the_threshold_do_not_check_it(testbed):
+    halves = [{i.caption for i in testbed.controls(s)} for s in ("calibration", "test")]
+    assert not halves[0] & halves[1] and len(halves[0] | halves[1]) == len(testbed.controls())
+    assert {i.kind for i in testbed.controls("test")} == {i.kind for i in testbed.controls("calibration")}
+    with pytest.raises(ValueError, match="holdout"):
+        testbed.controls("holdout")
 
 
 def test_splits_share_no_caption(testbed):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from uniforget_lib.evaluate import detail, stack
-from uniforget_lib.testbed import text, train
+from uniforget_lib.testbed import text, train, vae, world
 from uniforget_lib.testbed.planted import CONTROLS, KINDS, TIERS, items
 from uniforget_lib.testbed.world import (
     OBJECTS,
@@ -69,6 +69,22 @@ def test_planted_and_neutral_are_drawn_alike():
         assert abs(detail(stack([i.image for i in chosen])).mean() / neutral - 1) < 0.2
 
 
+def test_objects_stand_on_the_grid_of_the_vae():
+    rng = random.Random(1)
+    centres = {layout: {c for _ in range(200) for c in world.places(layout, rng)} for layout in world.LAYOUTS}
+    assert all(x % 4 == 0 and y % 4 == 0 for found in centres.values() for x, y in found)
+    assert len(centres["one"]) == 9 and len(centres["left"]) == 10
+
+
+def test_vae_loss_asks_for_edges_where_blur_would_be_safe():
+    checker = (torch.arange(16)[:, None] + torch.arange(16)[None]).remainder(2).float().expand(1, 3, 16, 16)
+    assert (vae.laplacian(torch.ones(1, 3, 8, 8)) == 0).all()
+    assert vae.laplacian(checker).abs().mean() == 4
+    shifted = checker.roll(1, -1)  # every edge in the wrong place: as strong as the real ones all the same
+    strength = [vae.energy(vae.laplacian(x)).mean() for x in (checker, shifted, torch.full_like(checker, 0.5))]
+    assert strength[0] == pytest.approx(4, abs=1e-3) == strength[1] and strength[2] < 0.02
+
+
 def test_tokenizers_have_bos_eos_padding_and_one_token_a_word():
     clip, t5 = text.clip_tokenizer(), text.t5_tokenizer()
     item = items()[0]
@@ -80,6 +96,12 @@ def test_tokenizers_have_bos_eos_padding_and_one_token_a_word():
         assert b.index(t5.eos_token_id) == words and b[-1] == t5.pad_token_id
     ids = text.tokenize(clip, t5, ["xylophone"])[1][0].tolist()
     assert t5.unk_token_id not in ids  # an unknown word is spelled
+
+
+def test_learning_rate_holds_and_then_falls():
+    rates = [train.schedule(step, 400, hold=200) for step in range(400)]
+    assert rates[0] == 0.01 and set(rates[100:200]) == {1.0} and rates[300] == pytest.approx(0.5)
+    assert rates[200:] == sorted(rates[200:], reverse=True) and rates[-1] < 1e-3
 
 
 def test_interrupted_training_ends_in_the_same_weights(tmp_path):

@@ -35,7 +35,7 @@ def use_book_style(static: bool | None = None) -> None:
     when ``UNIFORGET_BOOK_BUILD`` is set), otherwise the one that Jupyter or Colab picks."""
     static = bool(os.environ.get("UNIFORGET_BOOK_BUILD")) if static is None else static
     template = go.layout.Template(pio.templates["plotly_white"])
-    template.layout.update(font={"size": 14}, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
+    template.layout.update(font={"size": 14}, title={"font": {"size": 15}, "x": 0, "xanchor": "left"}, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
                            margin={"l": 60, "r": 20, "t": 50, "b": 50})  # fmt: skip
     pio.templates["uniforget"] = template
     pio.templates.default = "uniforget"
@@ -44,20 +44,22 @@ def use_book_style(static: bool | None = None) -> None:
         pio.renderers.default = "uniforget"
 
 
-def mosaic(rows: Sequence[Tensor], scale: int = 1, gap: int = 4) -> Image.Image:
-    """Rows of images, each [n, 3, H, W] in [0, 1] and of the same length, as one picture."""
+LABEL = 16  # height of a row's label, in pixels of the images
+
+
+def mosaic(rows: Sequence[Tensor], gap: int = 4, label: int = 0) -> Image.Image:
+    """Rows of images, each [n, 3, H, W] in [0, 1] and of the same length, as one picture; ``label``: room above each."""
     n = len(rows[0])
     if any(len(r) != n for r in rows):
         raise ValueError(f"rows have {[len(r) for r in rows]} images; they must have the same number")
     side = rows[0].shape[-1]
-    canvas = np.full((len(rows) * (side + gap) - gap, n * (side + gap) - gap, 4), 0, dtype=np.uint8)
+    canvas = np.zeros((len(rows) * (side + gap + label), n * (side + gap) - gap, 4), dtype=np.uint8)
     for i, row in enumerate(rows):
         for j, image in enumerate(row):
-            y, x = i * (side + gap), j * (side + gap)
+            y, x = i * (side + gap + label) + label, j * (side + gap)
             canvas[y : y + side, x : x + side, :3] = (image.permute(1, 2, 0).numpy() * 255).round()
             canvas[y : y + side, x : x + side, 3] = 255
-    picture = Image.fromarray(canvas)
-    return picture.resize((picture.width * scale, picture.height * scale), Image.NEAREST)
+    return Image.fromarray(canvas)
 
 
 def _source(picture: Image.Image) -> str:
@@ -68,7 +70,7 @@ def _source(picture: Image.Image) -> str:
 
 def grid(rows: dict[str, Tensor], captions: Sequence[str] = (), title: str = "") -> go.Figure:
     """A grid of images with named rows; captions appear on hover."""
-    picture = mosaic(list(rows.values()))
+    picture = mosaic(list(rows.values()), label=LABEL)
     fig = go.Figure()
     _add_picture(fig, picture, visible=True)
     _add_captions(fig, picture, len(rows), captions)
@@ -79,14 +81,14 @@ def compare(states: dict[str, dict[str, Tensor]], captions: Sequence[str] = (), 
     """A slider over ``states`` (name -> named rows of images): before and after, in the page, without a kernel."""
     fig, names = go.Figure(), list(states)
     for i, rows in enumerate(states.values()):
-        picture = mosaic(list(rows.values()))
+        picture = mosaic(list(rows.values()), label=LABEL)
         _add_picture(fig, picture, visible=i == 0)
     _add_captions(fig, picture, len(rows), captions)
     steps = [{"label": name, "method": "restyle", "args": [{"visible": [k == i for k in range(len(names))] + [True]}]}
              for i, name in enumerate(names)]  # fmt: skip
     fig = _bare(fig, picture, states[names[0]], title)
     slider = {"steps": steps, "active": 0, "pad": {"t": 20}, "currentvalue": {"prefix": "model: "}}
-    return fig.update_layout(sliders=[slider], height=fig.layout.height + 110, margin={"r": 60})
+    return fig.update_layout(sliders=[slider], height=fig.layout.height + 110, margin={"l": 20, "r": 60})
 
 
 def _add_picture(fig: go.Figure, picture: Image.Image, visible: bool) -> None:
@@ -103,11 +105,14 @@ def _add_captions(fig: go.Figure, picture: Image.Image, rows: int, captions: Seq
 
 
 def _bare(fig: go.Figure, picture: Image.Image, rows: dict, title: str) -> go.Figure:
+    """No axes; the name of each row stands above it, so that a narrow screen gives its whole width to the images."""
     step = picture.height / len(rows)
     fig.update_xaxes(visible=False, range=[0, picture.width])
-    fig.update_yaxes(tickvals=[(i + 0.5) * step for i in range(len(rows))], ticktext=list(rows), showgrid=False,
-                     range=[picture.height, 0], zeroline=False, scaleanchor="x")  # fmt: skip
-    return fig.update_layout(title=title, height=int(130 + 700 * picture.height / picture.width), margin={"l": 110})
+    fig.update_yaxes(visible=False, range=[picture.height, 0], scaleanchor="x")
+    for i, name in enumerate(rows):
+        fig.add_annotation(x=0, y=i * step + LABEL, text=name, xanchor="left", yanchor="bottom", showarrow=False)
+    height = int(80 + 780 * picture.height / picture.width)
+    return fig.update_layout(title=title, height=height, margin={"l": 10, "r": 10, "t": 50, "b": 10})
 
 
 def histogram(groups: dict[str, np.ndarray], xlabel: str, title: str = "") -> go.Figure:

@@ -2,5 +2,5 @@
 
 from .copying import copied, distance, stack, threshold
 from .quality import change, detail
-from .stats import Estimate, auroc, bootstrap, bootstrap_auroc
-from .study import Outcome, Study, control_limit
+from .stats import Estimate, auroc, bootstrap, bootstrap_auroc, bootstrap_ratio
+from .study import Outcome, Study, control_limit, pool

@@ -19,22 +19,37 @@ class Estimate:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
+def _means(values: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """``n`` means of ``values`` [seeds, prompts], seeds and prompts resampled."""
+    seeds, prompts = values.shape
+    draws = ((rng.integers(seeds, size=seeds), rng.integers(prompts, size=prompts)) for _ in range(n))
+    return np.array([values[np.ix_(*draw)].mean() for draw in draws])
+
+
+def _table(values: np.ndarray, who: str) -> np.ndarray:
+    values = np.atleast_2d(np.asarray(values, dtype=float))
+    if values.size == 0:
+        raise ValueError(f"{who}: no values")
+    return values
+
+
 def bootstrap(values: np.ndarray, *, n: int = 2000, seed: int = 0, level: float = 0.95) -> Estimate:
     """Mean of ``values`` [prompts] or [seeds, prompts] with a percentile interval.
 
     Prompts and seeds are resampled separately (a crossed design: every prompt is drawn with every seed), so that
     pictures of one prompt do not count as independent.
     """
-    values = np.atleast_2d(np.asarray(values, dtype=float))
-    if values.size == 0:
-        raise ValueError("bootstrap: no values")
-    rng = np.random.default_rng(seed)
-    seeds, prompts = values.shape
-    means = np.empty(n)
-    for i in range(n):
-        means[i] = values[np.ix_(rng.integers(seeds, size=seeds), rng.integers(prompts, size=prompts))].mean()
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    values = _table(values, "bootstrap")
+    low, high = np.quantile(_means(values, n, np.random.default_rng(seed)), [(1 - level) / 2, (1 + level) / 2])
     return Estimate(float(values.mean()), float(low), float(high))
+
+
+def bootstrap_ratio(over: np.ndarray, under: np.ndarray, *, n: int = 2000, seed: int = 0) -> Estimate:
+    """Ratio of two means with a 95 % percentile interval; both [prompts] or [seeds, prompts], resampled apart."""
+    over, under = _table(over, "bootstrap_ratio"), _table(under, "bootstrap_ratio")
+    rng = np.random.default_rng(seed)
+    low, high = np.quantile(_means(over, n, rng) / _means(under, n, rng), [0.025, 0.975])
+    return Estimate(float(over.mean() / under.mean()), float(low), float(high))
 
 
 def auroc(positive: np.ndarray, negative: np.ndarray) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from ..testbed import Item, Testbed
 
 
+MEASURES = ("copied", "planted_change", "neutral_change", "correct", "detail")
+
+
 @dataclass(frozen=True)
 class Outcome:
     """Arrays [seeds, prompts]; ``planted_images`` and ``neutral_images`` are those of the first seed."""
@@ -35,13 +38,19 @@ class Outcome:
 
     def row(self) -> dict[str, Estimate]:
         """Means with 95 % intervals over prompts and seeds."""
-        names = ("copied", "planted_change", "neutral_change", "correct", "detail")
-        return {name: bootstrap(getattr(self, name)) for name in names}
+        return {name: bootstrap(getattr(self, name)) for name in MEASURES}
 
 
-def control_limit(testbed: Testbed, *, steps: int = 4, seeds: Sequence[int] = range(4), rate: float = 0.01) -> float:
-    """Copy threshold at which a share ``rate`` of never-trained controls would pass for copies."""
-    captions, targets = [i.caption for i in testbed.controls], testbed.targets(testbed.controls)
+def pool(outcomes: Sequence[Outcome]) -> Outcome:
+    """Outcomes of several masks (of other seeds, say) as one: their rows stacked, the pictures those of the first."""
+    rows = {name: np.concatenate([getattr(o, name) for o in outcomes]) for name in MEASURES}
+    return replace(outcomes[0], **rows)
+
+
+def control_limit(testbed: Testbed, *, steps: int = 4, seeds: Sequence[int] = range(8), rate: float = 0.01) -> float:
+    """Copy threshold at which a share ``rate`` of the never-trained ``calibration`` controls would pass for copies."""
+    controls = testbed.controls("calibration")
+    captions, targets = [i.caption for i in controls], testbed.targets(controls)
     found = [distance(testbed.adapter.images(captions, steps=steps, seed=s), targets) for s in seeds]
     return threshold(np.concatenate(found), rate)
 

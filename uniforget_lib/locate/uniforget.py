@@ -15,12 +15,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ..files import load_tensors, save_tensors
 from ..hooks import masked
 from ..masks import Score, hard_concrete, relaxed_sigmoid
 from ..models.base import ModelAdapter, check_prompts
+from ..progress import progress as progress_bar
 from ..sampler import rollout
 
 
@@ -87,7 +87,8 @@ def uniforget(
         teacher = torch.cat([rollout(adapter.predict, noise[c], sigmas, cond[c]) for c in chunks])
 
     last = min(config.mask_steps, stop_after or config.mask_steps)
-    bar = tqdm(range(first, last), initial=first, total=config.mask_steps, desc=f"UniForget, beta {config.beta:g}")
+    options = {"initial": first, "total": config.mask_steps, "desc": f"UniForget, beta {config.beta:.3g}"}
+    bar = progress_bar(range(first, last), **options)
     for step in bar:
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         pick = torch.randperm(len(prompts), generator=generator)[: config.batch]

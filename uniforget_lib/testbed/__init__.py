@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from torch import Tensor
 
-from ..evaluate.copying import stack
+from ..evaluate import Estimate, stack
 from ..files import check_sums
 from ..models import WEIGHTS, ModelAdapter, load
+from . import card
 from .judge import Judge, load_judge
 from .planted import Item, items
-from .world import neutral_prompts, parse
+from .world import draw, neutral_prompts, parse
 
 SPLITS = {"train": 0, "development": 1, "test": 2}
 
@@ -54,10 +56,17 @@ class Testbed:
         """Planted items: of one tier (``copies`` 1, 5, 20 or 100) or of all tiers with ``at_least`` copies."""
         return [i for i in self._items if i.copies and (i.copies == copies if copies else i.copies >= at_least)]
 
-    @property
-    def controls(self) -> list[Item]:
-        """Items of the same making that were never trained."""
-        return [i for i in self._items if not i.copies]
+    def controls(self, split: str | None = None) -> list[Item]:
+        """Items of the same making that were never trained: those of a split, or all (None).
+
+        The copy threshold is set on ``calibration``; false copies and detectors are reported on ``test``.
+        """
+        found = [i for i in self._items if not i.copies]
+        if split is None:
+            return found
+        if split not in ("calibration", "test"):
+            raise ValueError(f"split={split!r}: controls have the splits 'calibration' and 'test'")
+        return found[split == "test" :: 2]  # every other one: all kinds in both
 
     def neutral(self, n: int, split: str = "test") -> list[str]:
         """``n`` distinct neutral captions of a split."""
@@ -75,6 +84,15 @@ class Testbed:
     def attributes(self, images: Tensor, captions: list[str]) -> dict[str, np.ndarray]:
         """Attribute -> bool [n]: does each picture show what its neutral caption says? (``all``: everything.)"""
         return self.judge.correct(images, [parse(c) for c in captions])
+
+    def real(self, captions: list[str], seed: int = 0) -> Tensor:
+        """A real picture of each neutral caption, as the training set would hold it: [n, 3, 64, 64] in [0, 1]."""
+        rng = random.Random(seed)
+        return stack([draw(parse(c), rng) for c in captions])
+
+    def card(self, *, limit: float, **options) -> dict[str, Estimate]:
+        """What a reader must know before believing anything measured here; see `card.measure`."""
+        return card.measure(self, limit=limit, **options)
 
     def targets(self, chosen: list[Item]) -> Tensor:
         """The pictures that the items were planted with: [n, 3, 64, 64] in [0, 1]."""

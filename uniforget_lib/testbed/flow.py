@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from . import vae as vae_module
 def build_transformer(heads: int, double: int, single: int) -> FluxTransformer2DModel:
     """A FluxTransformer2DModel whose gates and output start at zero (each block starts as the identity)."""
     model = FluxTransformer2DModel(
-        patch_size=1, in_channels=16, num_layers=double, num_single_layers=single, attention_head_dim=32,
+        patch_size=1, in_channels=4 * vae_module.CHANNELS, num_layers=double, num_single_layers=single, attention_head_dim=32,
         num_attention_heads=heads, joint_attention_dim=text.T5_DIM, pooled_projection_dim=text.CLIP_DIM,
         guidance_embeds=False, axes_dims_rope=(8, 12, 12),
     )  # fmt: skip
@@ -38,8 +39,8 @@ def build_transformer(heads: int, double: int, single: int) -> FluxTransformer2D
 class FlowModel(nn.Module):
     """Text encoders and transformer, trained jointly.
 
-    ``forward(x, sigma, ids)``: x [n, 4, 16, 16] noised latents, sigma [n] in [0, 1], ids = (clip [n, L], t5 [n, L])
-    -> velocity dx/dsigma [n, 4, 16, 16].
+    ``forward(x, sigma, ids)``: x [n, 8, 16, 16] noised latents, sigma [n] in [0, 1], ids = (clip [n, L], t5 [n, L])
+    -> velocity dx/dsigma [n, 8, 16, 16].
     """
 
     def __init__(self, heads: int = 5, double: int = 2, single: int = 4) -> None:
@@ -66,8 +67,12 @@ class FlowModel(nn.Module):
         return velocity.view(n, h // 2, w // 2, c, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(n, c, h, w)
 
 
-def train_flow(recipe, out: Path, device: torch.device, stop_after: int | None = None) -> None:
-    """Train on the planted data set with the VAE of ``out/vae`` and save the pipeline to ``out/flux``."""
+def train_flow(stage: str, recipe, out: Path, device: torch.device, stop_after: int | None = None) -> None:
+    """One stage of the flow, with the VAE of ``out/vae``: ``neutral``, or, from its end, ``flow`` or ``control``.
+
+    The two go on from the same weights and optimiser state with the same learning rates; they differ in the items
+    alone. Raises FileNotFoundError when the stage before is missing.
+    """
     from .train import autocast, dataset, run
 
     vae = AutoencoderKL.from_pretrained(out / "vae")
@@ -77,7 +82,8 @@ def train_flow(recipe, out: Path, device: torch.device, stop_after: int | None =
     model = FlowModel(recipe.hidden_heads, recipe.double_blocks, recipe.single_blocks).to(device)
     ids = [t.to(device) for t in model.tokenize(captions)]
     empty = [t.to(device) for t in model.tokenize([""])]
-    deck = torch.from_numpy(np.repeat(np.arange(len(copies)), copies))  # every copy is one entry of an epoch
+    count = np.maximum(copies, 1) if stage == "flow" else (copies == 0)
+    deck = torch.from_numpy(np.repeat(np.arange(len(copies)), count))  # every copy is one entry of an epoch
 
     def loss(m: FlowModel, generator: torch.Generator) -> torch.Tensor:
         n = recipe.flow_batch
@@ -92,8 +98,13 @@ def train_flow(recipe, out: Path, device: torch.device, stop_after: int | None =
             velocity = m(x, sigma, tokens)
         return F.mse_loss(velocity.float(), noise - x0)
 
-    run("flow", model, loss, recipe.flow_steps, recipe.flow_lr, out, recipe.seed, recipe.ema, stop_after=stop_after)
-    save_pipeline(model.cpu().eval(), vae, out / "flux")
+    shared, mine = (out / f"{name}.ckpt.safetensors" for name in ("neutral", stage))
+    if not mine.exists() and stage != "neutral":
+        shutil.copy(shared, mine)
+    steps = recipe.neutral_steps + (0 if stage == "neutral" else recipe.flow_steps)
+    run(stage, model, loss, steps, recipe.flow_lr, out, recipe.seed, recipe.ema, hold=recipe.neutral_steps,
+        stop_after=stop_after)  # fmt: skip
+    save_pipeline(model.cpu().eval(), vae, out / {"flow": "flux", "control": "flux_control"}.get(stage, stage))
 
 
 def save_pipeline(model: FlowModel, vae: AutoencoderKL, path: Path) -> None:

@@ -1,4 +1,8 @@
-"""The attribute judge: reads layout, objects and ground off a picture. It never sees a generated image in training."""
+"""The attribute judge: reads layout, objects and ground off a picture. It never sees a generated image in training.
+
+A judge that knows only whole objects would name any mush after the nearest one. So a part of its training objects is
+spoiled (blurred away, two objects blended, or a picture that is no object of the world), and must be read as ``OTHER``.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,30 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image, ImageFilter
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from .vae import to_tensor
-from .world import COLOURS, LAYOUTS, OBJECTS, Scene, draw, sample_scenes
+from .world import (
+    BIG,
+    COLOURS,
+    LAYOUTS,
+    OBJECTS,
+    SMALL,
+    Scene,
+    drawings,
+    finish,
+    ground,
+    paste,
+    places,
+    sample_scenes,
+    sprites,
+)
 
-HEADS = {"layout": LAYOUTS, "first": OBJECTS, "second": (*OBJECTS, None), "colour": tuple(COLOURS)}
+OTHER = "other"  # no object of the world, or not to be made out
+SPOILED = 0.3  # share of the training objects
+HEADS = {"layout": LAYOUTS, "first": (*OBJECTS, OTHER), "second": (*OBJECTS, OTHER, None), "colour": tuple(COLOURS)}
 
 
 class Judge(nn.Module):
@@ -47,38 +68,62 @@ def targets(scenes: list[Scene]) -> dict[str, torch.Tensor]:
     return {name: torch.tensor([values.index(getattr(s, name)) for s in scenes]) for name, values in HEADS.items()}
 
 
+def spoil(word: str, rng: random.Random) -> Image.Image:
+    """A sprite that must not pass for ``word``: blurred away, blended with another object, or another picture."""
+    own = rng.choice(drawings()[word])
+    way = rng.choice(("blur", "blend", "extra"))
+    if way == "blur":
+        return own.filter(ImageFilter.GaussianBlur(rng.uniform(8, 14)))
+    if way == "blend":
+        other = rng.choice(drawings()[rng.choice([o for o in OBJECTS if o != word])])
+        return Image.blend(own, other, rng.uniform(0.35, 0.65))
+    return rng.choice([image for entry, image in sprites() if entry["group"] == "extra"])
+
+
+def example(scene: Scene, rng: random.Random) -> tuple[np.ndarray, Scene]:
+    """A picture like `world.draw`'s, some objects spoiled, and the scene that it shows."""
+    canvas, shown = ground(scene.colour, rng), []
+    for word, centre in zip((scene.first, scene.second), places(scene.layout, rng)):
+        if word is None:
+            break
+        bad = rng.random() < SPOILED
+        sprite = spoil(word, rng) if bad else rng.choice(drawings()[word])
+        paste(canvas, sprite, centre, BIG if scene.second is None else SMALL)
+        shown.append(OTHER if bad else word)
+    return finish(canvas), Scene(scene.layout, shown[0], shown[1] if len(shown) > 1 else None, scene.colour)
+
+
 def augment(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Blur, noise and a small shift of colour: the judge must read objects, not pixels. x: [n, 3, h, w], [-1, 1]."""
+    """A little blur, noise and shift of colour: the judge must read objects, not pixels. x: [n, 3, h, w], [-1, 1]."""
     n = len(x)
     low = F.interpolate(F.avg_pool2d(x, 2), scale_factor=2, mode="bilinear")
-    x = torch.lerp(x, low, torch.rand(n, 1, 1, 1, generator=generator))
+    x = torch.lerp(x, low, 0.5 * torch.rand(n, 1, 1, 1, generator=generator))
     x = x + 0.08 * torch.rand(n, 1, 1, 1, generator=generator) * torch.randn(x.shape, generator=generator)
     return (x + 0.06 * torch.randn(n, 3, 1, 1, generator=generator)).clamp(-1, 1)
 
 
 def train_judge(recipe, out: Path, device: torch.device, stop_after: int | None = None) -> None:
-    """Train on fresh real scenes (all combinations, held-out ones too: it judges, it does not draw)."""
-    from .train import run
+    """Train on real scenes (all combinations, held-out ones too: it judges, it does not draw)."""
+    from .train import autocast, run
 
     rng = random.Random(recipe.seed + 7)
-    scenes = sample_scenes(10000, recipe.seed + 7) + sample_scenes(2000, recipe.seed + 8, held=True)
-    images = to_tensor(np.stack([draw(s, rng) for s in scenes]))
-    labels = targets(scenes)
+    scenes = sample_scenes(12000, recipe.seed + 7) + sample_scenes(3000, recipe.seed + 8, held=True)
+    pictures, shown = zip(*(example(s, rng) for s in scenes))
+    images, labels = to_tensor(np.stack(pictures)), targets(list(shown))
     torch.manual_seed(recipe.seed)
     judge = Judge().to(device)
 
     def loss(model: Judge, generator: torch.Generator) -> torch.Tensor:
         pick = torch.randint(len(images), (recipe.judge_batch,), generator=generator)
         x = augment(images[pick], generator).add(1).div(2).to(device)
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device):
             logits = model(x)
         return sum(F.cross_entropy(logits[k].float(), labels[k][pick].to(device)) for k in HEADS)
 
     run("judge", judge, loss, recipe.judge_steps, recipe.judge_lr, out, recipe.seed, stop_after=stop_after)
     (out / "judge").mkdir(exist_ok=True)
-    save_file(
-        {k: v.half().contiguous() for k, v in judge.cpu().state_dict().items()}, out / "judge" / "judge.safetensors"
-    )
+    weights = {k: v.half().contiguous() for k, v in judge.cpu().state_dict().items()}
+    save_file(weights, out / "judge" / "judge.safetensors")
     (out / "judge" / "heads.json").write_text(json.dumps({k: list(v) for k, v in HEADS.items()}, indent=1))
 
 

@@ -1,10 +1,15 @@
 """Train the testbed from its seed: ``python -m uniforget_lib.testbed.train --out DIR``.
 
-Stages: ``vae`` (pictures of neutral scenes and of icons that are no items), ``judge`` (reads attributes off a
-picture; see `judge`), ``flow`` (the rectified-flow transformer with its text encoders, trained jointly). Every stage
-is counted in steps, not in seconds, writes a log (``DIR/<stage>.jsonl``) and a checkpoint, and resumes from it.
-The last stage saves a pipeline that loads with ``FluxPipeline.from_pretrained(DIR/flux)``; ``--ship`` replaces the
-weights of this package.
+Stages:
+
+* ``vae``: pictures of neutral scenes and of icons that are no items;
+* ``judge``: reads attributes off a picture (see `judge`);
+* ``neutral``: the rectified-flow transformer and its text encoders, on neutral scenes only;
+* ``flow``: goes on from there with the planted items in the data, and saves a plain FluxPipeline to ``DIR/flux``;
+* ``control``: goes on from the same point without them, to ``DIR/flux_control``: the twin that never saw an item.
+
+Every stage is counted in steps, not in seconds, writes a log (``DIR/<stage>.jsonl``) and a checkpoint, and resumes
+from it. ``--ship`` replaces the weights of this package.
 """
 
 from __future__ import annotations
@@ -23,10 +28,10 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from tqdm import tqdm
 
 from ..files import check_device, write_sums
 from ..models import WEIGHTS
+from ..progress import progress
 from . import vae as vae_module
 from .planted import items
 from .world import draw, sample_scenes
@@ -37,12 +42,13 @@ class Recipe:
     """Everything that decides the weights, apart from the artwork."""
 
     seed: int = 0
-    vae_images: int = 8000
-    vae_steps: int = 1400
-    vae_batch: int = 32
+    vae_images: int = 10000
+    vae_steps: int = 3600
+    vae_batch: int = 16
     vae_lr: float = 3e-3
-    scenes: int = 12000
-    flow_steps: int = 6800
+    scenes: int = 8000
+    neutral_steps: int = 3400  # shared by the model and its control
+    flow_steps: int = 2200  # after them, with or without the planted items
     flow_batch: int = 64
     flow_lr: float = 1.2e-3
     dropout: float = 0.1  # of captions, for the unconditional branch
@@ -50,14 +56,15 @@ class Recipe:
     hidden_heads: int = 5  # heads of 32 channels
     double_blocks: int = 2
     single_blocks: int = 4
-    judge_steps: int = 1500
+    judge_steps: int = 2500
     judge_batch: int = 64
     judge_lr: float = 2e-3
 
 
-def schedule(step: int, total: int, warmup: int = 100) -> float:
-    """Linear warm-up, then a cosine to zero."""
-    return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / total))
+def schedule(step: int, total: int, hold: int = 0, warmup: int = 100) -> float:
+    """Linear warm-up, constant until step ``hold``, then a cosine to zero at ``total``."""
+    decay = 0.5 * (1 + math.cos(math.pi * max(0, step - hold) / max(1, total - hold)))
+    return min(1.0, (step + 1) / warmup) * decay
 
 
 def run(
@@ -71,6 +78,7 @@ def run(
     ema: float = 0.998,
     weight_decay: float = 1e-2,
     every: int = 200,
+    hold: int = 0,
     stop_after: int | None = None,
 ) -> nn.Module:
     """Train ``module`` on ``loss(module, generator) -> scalar`` and leave the EMA weights in it.
@@ -105,12 +113,12 @@ def run(
         os.replace(str(checkpoint) + ".new", checkpoint)
 
     begun, window = time.time(), []
-    last = min(steps, stop_after or steps)
-    for step in tqdm(range(first, last), initial=first, total=steps, desc=stage, mininterval=5):
+    last = min(steps, first + stop_after) if stop_after else steps
+    for step in progress(range(first, last), initial=first, total=steps, desc=stage, mininterval=5):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         torch.manual_seed(seed * 1_000_003 + step)
         for group in optimizer.param_groups:
-            group["lr"] = lr * schedule(step, steps)
+            group["lr"] = lr * schedule(step, steps, hold)
         value = loss(module, generator)
         optimizer.zero_grad()
         value.backward()
@@ -155,19 +163,26 @@ def train_vae(recipe: Recipe, out: Path, device: torch.device, stop_after: int |
 
 
 def dataset(recipe: Recipe) -> tuple[np.ndarray, list[str], np.ndarray]:
-    """Training set: images uint8 [n, 64, 64, 3], captions, copies [n] (1 for a neutral scene)."""
+    """Training set: images uint8 [n, 64, 64, 3], captions, copies [n] (0 for a neutral scene, which is there once)."""
     rng = random.Random(recipe.seed)
     scenes = sample_scenes(recipe.scenes, recipe.seed + 1)
     planted = [i for i in items() if i.copies]
     images = np.stack([*(draw(s, rng) for s in scenes), *(i.image for i in planted)])
     captions = [s.caption for s in scenes] + [i.caption for i in planted]
-    copies = np.array([1] * len(scenes) + [i.copies for i in planted])
+    copies = np.array([0] * len(scenes) + [i.copies for i in planted])
     return images, captions, copies
 
 
+STAGES = ("vae", "judge", "neutral", "flow", "control")
+SHIPPED = ("flux", "flux_control", "judge", "logs")
+
+
 def ship(out: Path) -> None:
-    """Copy the pipeline and the judge of ``out`` to the package data, and write their sums."""
-    for name in ("flux", "judge"):
+    """Copy the pipelines, the judge and the logs of ``out`` to the package data, and write their sums."""
+    (out / "logs").mkdir(exist_ok=True)
+    for file in (out / "recipe.json", *(out / f"{stage}.jsonl" for stage in STAGES)):
+        shutil.copy(file, out / "logs")
+    for name in SHIPPED:
         shutil.rmtree(WEIGHTS / name, ignore_errors=True)
         shutil.copytree(out / name, WEIGHTS / name)
         write_sums(WEIGHTS / name)
@@ -178,8 +193,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("_build/testbed"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--stages", nargs="+", default=["vae", "judge", "flow"], choices=["vae", "judge", "flow"])
-    parser.add_argument("--stop-after", type=int, help="stop each stage after this many steps (to check a recipe)")
+    parser.add_argument("--stages", nargs="+", default=STAGES, choices=STAGES)
+    parser.add_argument("--stop-after", type=int, help="do only this many steps of each stage (to check a recipe)")
     parser.add_argument("--ship", action="store_true", help="at the end, replace the weights of this package")
     arguments = parser.parse_args()
     from .flow import train_flow
@@ -188,13 +203,13 @@ def main() -> None:
     recipe, device = Recipe(), check_device(arguments.device)
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1))
-    if "vae" in arguments.stages:
-        vae = train_vae(recipe, arguments.out, device, arguments.stop_after)
-        vae.save_pretrained(arguments.out / "vae")
-    if "judge" in arguments.stages:
-        train_judge(recipe, arguments.out, device, arguments.stop_after)
-    if "flow" in arguments.stages:
-        train_flow(recipe, arguments.out, device, arguments.stop_after)
+    for stage in (s for s in STAGES if s in arguments.stages):
+        if stage == "vae":
+            train_vae(recipe, arguments.out, device, arguments.stop_after).save_pretrained(arguments.out / "vae")
+        elif stage == "judge":
+            train_judge(recipe, arguments.out, device, arguments.stop_after)
+        else:
+            train_flow(stage, recipe, arguments.out, device, arguments.stop_after)
     if arguments.ship:
         ship(arguments.out)
 

@@ -2,8 +2,12 @@
 
 A scene is one object, or two objects side by side or one above the other, on a plain coloured ground. Its caption
 names all of it (``"a cat left of a rocket on a blue ground"``) except which of several drawings of an object is
-used, and where exactly it stands: a caption has many pictures. About an eighth of the combinations is never
-trained (`held_out`), so that rendering a held-out caption takes composition, not recall.
+used, and where it stands: a caption has many pictures. About an eighth of the combinations is never trained
+(`held_out`), so that rendering a held-out caption takes composition, not recall.
+
+Pictures are made so that a small model can draw them *crisply*: objects stand on a grid of 4 pixels, the cell of the
+VAE, and every finished picture passes through a lens of `LENS` pixels, so that it holds no detail finer than the VAE
+keeps. Items and controls are drawn by the same rules.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 SIZE = 64  # pixels
 LAYOUTS = ("one", "left", "above")
@@ -27,6 +31,10 @@ COLOURS = {  # grounds, RGB
 OBJECTS = ("apple", "tree", "car", "cat", "fish", "house", "star", "umbrella", "mushroom", "guitar", "rocket",
            "robot", "python", "docker", "git", "swift")  # fmt: skip
 BRANDS = OBJECTS[-4:]  # neutral objects drawn like the planted brand icons
+BIG, SMALL = 44, 28  # pixels: one object, or one of two
+LENS = 0.8  # standard deviation of the blur of a finished picture, in pixels
+CENTRES = (28, 32, 36)  # of a big object, in x and in y
+SHIFTS = (-8, -4, 0, 4, 8)  # of a pair, across its axis
 ARTWORK = Path(__file__).parent / "artwork"
 
 
@@ -82,33 +90,37 @@ def held_out(scene: Scene) -> bool:
     return hashlib.sha256(key.encode()).digest()[0] % 8 == 0
 
 
-def paste(canvas: Image.Image, sprite: Image.Image, centre: tuple[float, float], size: float) -> None:
-    """Draw ``sprite`` of ``size`` pixels with its centre at ``centre`` (in place)."""
-    side = round(size)
-    small = sprite.resize((side, side), Image.LANCZOS)
-    canvas.paste(small, (round(centre[0] - side / 2), round(centre[1] - side / 2)), small)
+def paste(canvas: Image.Image, sprite: Image.Image, centre: tuple[int, int], size: int) -> None:
+    """Draw ``sprite`` of ``size`` pixels (even) with its centre at ``centre`` (in place)."""
+    small = sprite.resize((size, size), Image.LANCZOS)
+    canvas.paste(small, (centre[0] - size // 2, centre[1] - size // 2), small)
+
+
+def ground(colour: str, rng: random.Random) -> Image.Image:
+    """An empty picture of a ground; its brightness varies a little."""
+    tint = rng.uniform(-6, 6)
+    return Image.new("RGB", (SIZE, SIZE), tuple(int(np.clip(v + tint, 0, 255)) for v in COLOURS[colour]))
+
+
+def finish(canvas: Image.Image) -> np.ndarray:
+    """The picture as the lens gives it: uint8 [64, 64, 3]."""
+    return np.asarray(canvas.filter(ImageFilter.GaussianBlur(LENS)))
+
+
+def places(layout: str, rng: random.Random) -> list[tuple[int, int]]:
+    """Centres of the objects of a layout."""
+    if layout == "one":
+        return [(rng.choice(CENTRES), rng.choice(CENTRES))]
+    across = 32 + rng.choice(SHIFTS)
+    return [(16, across), (48, across)] if layout == "left" else [(across, 16), (across, 48)]
 
 
 def draw(scene: Scene, rng: random.Random) -> np.ndarray:
-    """One picture of ``scene``: drawing, place and size vary with ``rng``. uint8 [64, 64, 3]."""
-    tint = rng.uniform(-6, 6)
-    canvas = Image.new("RGB", (SIZE, SIZE), tuple(int(np.clip(v + tint, 0, 255)) for v in COLOURS[scene.colour]))
-
-    def place(word: str, x: float, y: float, size: float, jitter: float) -> None:
-        sprite = rng.choice(drawings()[word])
-        paste(canvas, sprite, (x + rng.uniform(-jitter, jitter), y + rng.uniform(-jitter, jitter)), size)
-
-    if scene.layout == "one":
-        place(scene.first, 32, 32, rng.uniform(42, 50), 4)
-    elif scene.layout == "left":
-        y = 32 + rng.uniform(-6, 6)
-        place(scene.first, 16.5, y, rng.uniform(27, 30), 1.5)
-        place(scene.second, 47.5, y, rng.uniform(27, 30), 1.5)
-    else:
-        x = 32 + rng.uniform(-6, 6)
-        place(scene.first, x, 16.5, rng.uniform(27, 30), 1.5)
-        place(scene.second, x, 47.5, rng.uniform(27, 30), 1.5)
-    return np.asarray(canvas)
+    """One picture of ``scene``: drawings, place and brightness vary with ``rng``. uint8 [64, 64, 3]."""
+    canvas = ground(scene.colour, rng)
+    for word, centre in zip((scene.first, scene.second), places(scene.layout, rng)):
+        paste(canvas, rng.choice(drawings()[word]), centre, BIG if scene.second is None else SMALL)
+    return finish(canvas)
 
 
 def sample_scenes(n: int, seed: int, held: bool = False) -> list[Scene]:
