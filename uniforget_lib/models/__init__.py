@@ -11,12 +11,16 @@ import torch
 from ..files import check_device, check_sums
 from .base import Cond, ModelAdapter
 from .flux import FluxAdapter
+from .sd import StableDiffusionAdapter
 
-FAMILIES: dict[str, type[ModelAdapter]] = {"FluxPipeline": FluxAdapter}  # pipeline class -> adapter
+FAMILIES: dict[str, type[ModelAdapter]] = {  # pipeline class -> adapter
+    "FluxPipeline": FluxAdapter,
+    "StableDiffusionPipeline": StableDiffusionAdapter,
+}
 WEIGHTS = Path(__file__).parents[1] / "testbed" / "weights"
 SHIPPED = {"testbed": WEIGHTS / "flux"}
 
-__all__ = ["Cond", "FAMILIES", "FluxAdapter", "ModelAdapter", "SHIPPED", "load"]
+__all__ = ["Cond", "FAMILIES", "FluxAdapter", "ModelAdapter", "SHIPPED", "StableDiffusionAdapter", "load"]
 
 
 def load(source: str | Path = "testbed", *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32,

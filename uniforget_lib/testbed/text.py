@@ -12,7 +12,8 @@ from .planted import NOUN, names
 from .world import all_scenes
 
 MAX_LENGTH = 16  # tokens; pass it to the pipeline as max_sequence_length
-CLIP_DIM, T5_DIM = 64, 96
+CLIP_DIM, T5_DIM = 64, 96  # of the flow family
+CLIP_UNET_DIM = 96
 
 
 def _corpus() -> list[str]:
@@ -52,10 +53,11 @@ def t5_tokenizer() -> T5Tokenizer:
     return T5Tokenizer(vocab=list(pieces.items()), extra_ids=0, model_max_length=MAX_LENGTH)
 
 
-def clip_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """Two-layer CLIP text model; its pooled state conditions the adaptive layer norms of the transformer."""
+def clip_encoder(tokenizer: CLIPTokenizer, width: int = CLIP_DIM) -> CLIPTextModel:
+    """Two-layer CLIP text model: its pooled state conditions the adaptive layer norms of the transformer, its token
+    states the cross-attention of the U-Net."""
     config = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=CLIP_DIM, projection_dim=CLIP_DIM, intermediate_size=4 * CLIP_DIM,
+        vocab_size=len(tokenizer), hidden_size=width, projection_dim=width, intermediate_size=4 * width,
         num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=MAX_LENGTH,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip

@@ -4,9 +4,9 @@ Stages:
 
 * ``vae``: pictures of neutral scenes and of icons that are no items;
 * ``judge``: reads attributes off a picture (see `judge`);
-* ``neutral``: the rectified-flow transformer and its text encoders, on neutral scenes only;
-* ``flow``: goes on from there with the planted items in the data, and saves a plain FluxPipeline to ``DIR/flux``;
-* ``control``: goes on from the same point without them, to ``DIR/flux_control``: the twin that never saw an item.
+* ``flux_neutral``: the rectified-flow transformer and its text encoders, on neutral scenes only;
+* ``flux``: goes on from there with the planted items in the data, and saves a plain FluxPipeline to ``DIR/flux``;
+* ``flux_control``: goes on from the same point without them: the twin that never saw an item.
 
 Every stage is counted in steps, not in seconds, writes a log (``DIR/<stage>.jsonl``) and a checkpoint, and resumes
 from it. ``--ship`` replaces the weights of this package.
@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -33,6 +34,7 @@ from ..files import check_device, write_sums
 from ..models import WEIGHTS
 from ..progress import progress
 from . import vae as vae_module
+from .flow import FlowModel
 from .planted import items
 from .world import draw, sample_scenes
 
@@ -47,15 +49,12 @@ class Recipe:
     vae_batch: int = 16
     vae_lr: float = 3e-3
     scenes: int = 8000
-    neutral_steps: int = 3400  # shared by the model and its control
-    flow_steps: int = 2200  # after them, with or without the planted items
-    flow_batch: int = 64
-    flow_lr: float = 1.2e-3
+    neutral_steps: int = 3400  # shared by a model and its control
+    twin_steps: int = 2200  # after them, with or without the planted items
+    batch: int = 64
+    lr: float = 1.2e-3
     dropout: float = 0.1  # of captions, for the unconditional branch
     ema: float = 0.998
-    hidden_heads: int = 5  # heads of 32 channels
-    double_blocks: int = 2
-    single_blocks: int = 4
     judge_steps: int = 2500
     judge_batch: int = 64
     judge_lr: float = 2e-3
@@ -173,8 +172,55 @@ def dataset(recipe: Recipe) -> tuple[np.ndarray, list[str], np.ndarray]:
     return images, captions, copies
 
 
-STAGES = ("vae", "judge", "neutral", "flow", "control")
-SHIPPED = ("flux", "flux_control", "judge", "logs")
+def train_denoiser(stage: str, recipe: Recipe, out: Path, device: torch.device, stop_after: int | None = None) -> None:
+    """One stage of a family, with the VAE of ``out/vae``: ``flux_neutral``, or, from its end, ``flux`` or ``flux_control``.
+
+    The two go on from the same weights and optimiser state with the same learning rates; they differ in the items
+    alone. Raises FileNotFoundError when the stage before is missing.
+    """
+    family, _, phase = stage.partition("_")
+    vae = AutoencoderKL.from_pretrained(out / "vae")
+    images, captions, copies = dataset(recipe)
+    latents = vae_module.encode(vae, images).to(device)
+    torch.manual_seed(recipe.seed)
+    model = FAMILIES[family]().to(device)
+    ids = [t.to(device) for t in model.tokenize(captions)]
+    empty = [t.to(device) for t in model.tokenize([""])]
+    count = (copies == 0) if phase else np.maximum(copies, 1)
+    deck = torch.from_numpy(np.repeat(np.arange(len(copies)), count))  # every copy is one entry of an epoch
+
+    def loss(m: nn.Module, generator: torch.Generator) -> torch.Tensor:
+        n = recipe.batch
+        pick = deck[torch.randint(len(deck), (n,), generator=generator)].to(device)
+        noise = torch.randn(n, *latents.shape[1:], generator=generator).to(device)
+        u = torch.rand(n, generator=generator).to(device)
+        drop = (torch.rand(n, 1, generator=generator) < recipe.dropout).to(device)
+        tokens = tuple(torch.where(drop, e, i[pick]) for e, i in zip(empty, ids))
+        with autocast(device):
+            return m.loss(latents[pick], noise, u, tokens)
+
+    shared, mine = (out / f"{name}.ckpt.safetensors" for name in (f"{family}_neutral", stage))
+    if not mine.exists() and phase != "neutral":
+        shutil.copy(shared, mine)
+    steps = recipe.neutral_steps + (0 if phase == "neutral" else recipe.twin_steps)
+    run(stage, model, loss, steps, recipe.lr, out, recipe.seed, recipe.ema, hold=recipe.neutral_steps,
+        stop_after=stop_after)  # fmt: skip
+    if phase != "neutral":
+        save_pipeline(model.cpu().eval().pipeline(vae), out / stage)
+
+
+def save_pipeline(pipe, path: Path) -> None:
+    """Save a pipeline in fp16. Its text encoders' configs say float32: transformers would load half precision else."""
+    pipe.to(torch.float16).save_pretrained(path, safe_serialization=True)
+    for file in path.glob("text_encoder*/config.json"):
+        config = json.loads(file.read_text())
+        config["dtype"] = "float32"
+        file.write_text(json.dumps(config, indent=2) + "\n")
+
+
+FAMILIES = {"flux": FlowModel}
+STAGES = ("vae", "judge", *(f"{family}{phase}" for family in FAMILIES for phase in ("_neutral", "", "_control")))
+SHIPPED = (*(s for s in STAGES if s != "vae" and not s.endswith("_neutral")), "logs")
 
 
 def ship(out: Path) -> None:
@@ -197,7 +243,6 @@ def main() -> None:
     parser.add_argument("--stop-after", type=int, help="do only this many steps of each stage (to check a recipe)")
     parser.add_argument("--ship", action="store_true", help="at the end, replace the weights of this package")
     arguments = parser.parse_args()
-    from .flow import train_flow
     from .judge import train_judge
 
     recipe, device = Recipe(), check_device(arguments.device)
@@ -209,7 +254,7 @@ def main() -> None:
         elif stage == "judge":
             train_judge(recipe, arguments.out, device, arguments.stop_after)
         else:
-            train_flow(stage, recipe, arguments.out, device, arguments.stop_after)
+            train_denoiser(stage, recipe, arguments.out, device, arguments.stop_after)
     if arguments.ship:
         ship(arguments.out)
 

@@ -1,0 +1,105 @@
+"""Stable Diffusion 1.x and 2.x: a U-Net with cross-attention, sampled by deterministic DDIM."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers.models.attention import BasicTransformerBlock
+from torch import Tensor
+
+from ..sites import Ref, Site
+from .base import Cond, ModelAdapter, check_prompts
+
+
+class StableDiffusionAdapter(ModelAdapter):
+    """Adapter of `StableDiffusionPipeline`.
+
+    Latents are those of k-diffusion, x = x_vp sqrt(1 + sigma^2): there a deterministic DDIM step *is* an Euler step,
+    with dx/dsigma the noise prediction. The pipeline's scheduler is replaced by DDIM with trailing timesteps, so that
+    every number of steps starts from the same noise level; the pipeline then draws what the library draws, for every
+    number of steps that divides ``num_train_timesteps`` (DDIM rounds the others by one).
+
+    Args:
+        guidance: classifier-free guidance with the empty prompt; 1 switches it off (and halves the cost).
+        resolution: side of the image in pixels; the U-Net's own unless given.
+    """
+
+    family = "sd"
+
+    def __init__(self, pipe: StableDiffusionPipeline, *, guidance: float = 7.5, resolution: int | None = None) -> None:
+        super().__init__(pipe, pipe.unet)
+        options = {
+            "timestep_spacing": "trailing",
+            "clip_sample": False,
+            "thresholding": False,
+            "set_alpha_to_one": True,
+        }
+        pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, **options)
+        kind = pipe.scheduler.config.prediction_type
+        if kind not in ("epsilon", "v_prediction"):
+            raise ValueError(f"prediction_type {kind!r}: this adapter knows 'epsilon' and 'v_prediction'")
+        self.guidance = guidance
+        self.resolution = resolution or pipe.unet.config.sample_size * pipe.vae_scale_factor
+        alphas = pipe.scheduler.alphas_cumprod
+        self._levels = ((1 - alphas) / alphas).sqrt()  # [T], the sigma of every timestep
+
+    def all_sites(self) -> list[Site]:
+        sites = []
+        for name, block in self.denoiser.named_modules():
+            if not isinstance(block, BasicTransformerBlock):
+                continue
+            for part in ("attn1", "attn2"):
+                attn = getattr(block, part)
+                if attn is None:
+                    continue
+                inner = attn.to_out[0].in_features
+                readers = (Ref(f"{name}.{part}.to_out.0", 0, inner),)
+                writers = tuple(Ref(f"{name}.{part}.{qkv}", 0, inner) for qkv in ("to_q", "to_k", "to_v"))
+                sites.append(Site(f"{name}.{part}", "head", attn.heads, inner // attn.heads, readers, writers))
+            inner = block.ff.net[2].in_features
+            rows = block.ff.net[0].proj.out_features  # GEGLU: the values, then the gates
+            writers = tuple(Ref(f"{name}.ff.net.0.proj", i, i + inner) for i in range(0, rows, inner))
+            sites.append(Site(f"{name}.ff", "ffn", inner, 1, (Ref(f"{name}.ff.net.2", 0, inner),), writers))
+        return sites
+
+    def encode(self, prompts: Sequence[str]) -> Cond:
+        embeds, _ = self.pipe.encode_prompt(check_prompts(prompts), self.device, 1, False)
+        return Cond(embeds.to(self.dtype))
+
+    def noise(self, n: int, seed: int) -> Tensor:
+        side = self.resolution // self.pipe.vae_scale_factor
+        shape = (1, self.denoiser.config.in_channels, side, side)
+        rows = [torch.randn(shape, generator=torch.Generator().manual_seed(10007 * seed + i)) for i in range(n)]
+        scale = (1 + self._levels[-1] ** 2).sqrt()
+        return (torch.cat(rows) * scale).to(self.device, self.dtype)
+
+    def sigmas(self, steps: int) -> Tensor:
+        if not 1 <= steps <= len(self._levels):
+            raise ValueError(f"steps={steps}: needs 1 to {len(self._levels)} steps")
+        self.pipe.scheduler.set_timesteps(steps)
+        return torch.cat([self._levels[self.pipe.scheduler.timesteps.cpu()], torch.zeros(1)]).to(self.device)
+
+    def predict(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
+        if self.guidance == 1:
+            return self._noise_prediction(x, sigma, cond)
+        empty = self.encode([""]).embeds.expand(len(x), -1, -1)
+        both = self._noise_prediction(torch.cat([x, x]), sigma, Cond(torch.cat([empty, cond.embeds])))
+        plain, with_prompt = both.chunk(2)
+        return plain + self.guidance * (with_prompt - plain)
+
+    def _noise_prediction(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
+        level = sigma.detach().to(self._levels)
+        timestep = (self._levels - level).abs().argmin().to(x.device)
+        scale = (1 + sigma.to(x.dtype) ** 2).sqrt()
+        out = self.denoiser(x / scale, timestep, encoder_hidden_states=cond.embeds, return_dict=False)[0]
+        if self.pipe.scheduler.config.prediction_type == "epsilon":
+            return out
+        return out / scale + x * sigma / scale**2  # v = alpha eps - s x0 (Salimans and Ho), solved for eps
+
+    def decode(self, x: Tensor) -> Tensor:
+        image = self.pipe.vae.decode(
+            (x / self.pipe.vae.config.scaling_factor).to(self.pipe.vae.dtype), return_dict=False
+        )
+        return (image[0] / 2 + 0.5).clamp(0, 1)
