@@ -81,11 +81,11 @@ def test_neutral_pictures_are_crisp_and_show_what_their_captions_say(card):
 def test_shipped_logs_belong_to_the_recipe():
     recipe = json.loads((WEIGHTS / "logs" / "recipe.json").read_text())
     assert recipe == json.loads(json.dumps(Recipe().__dict__))
-    total = {"vae": recipe["vae_steps"], "judge": recipe["judge_steps"], "neutral": recipe["neutral_steps"]}
-    total |= dict.fromkeys(("flow", "control"), recipe["neutral_steps"] + recipe["flow_steps"])
+    total = {"vae": recipe["vae_steps"], "judge": recipe["judge_steps"]}
     for stage in STAGES:
         rows = [json.loads(line) for line in (WEIGHTS / "logs" / f"{stage}.jsonl").read_text().splitlines()]
-        assert rows[-1]["step"] == total[stage] and rows[-1]["loss"] < rows[0]["loss"]
+        twin = 0 if stage.endswith("_neutral") else recipe["twin_steps"]
+        assert rows[-1]["step"] == total.get(stage, recipe["neutral_steps"] + twin) and rows[-1]["loss"] < rows[0]["loss"]
 
 
 def test_judge_reads_real_scenes_that_it_never_saw(testbed):
