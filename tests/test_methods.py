@@ -163,13 +163,13 @@ def test_bootstrap_ratio_golden():
         evaluate.bootstrap_ratio(over, [])
 
 
-def test_pooled_outcomes_keep_every_row():
+def test_pooled_outcomes_count_masks_not_rows():
     def outcome(seeds, value):
         rows = {name: np.full((seeds, 3), value, dtype=float) for name in evaluate.study.MEASURES}
         return evaluate.Outcome(**rows, planted_images=torch.zeros(1), neutral_images=torch.zeros(1))
 
     pooled = evaluate.pool([outcome(2, 0.0), outcome(1, 1.0)])
-    assert pooled.copied.shape == (3, 3) and pooled.row()["copied"].mean == pytest.approx(1 / 3)
+    assert pooled.copied.shape == (2, 3) and pooled.row()["copied"].mean == pytest.approx(0.5)
 
 
 def test_copying_and_quality_golden():

@@ -42,8 +42,12 @@ class Outcome:
 
 
 def pool(outcomes: Sequence[Outcome]) -> Outcome:
-    """Outcomes of several masks (of other seeds, say) as one: their rows stacked, the pictures those of the first."""
-    rows = {name: np.concatenate([getattr(o, name) for o in outcomes]) for name in MEASURES}
+    """Outcomes of several masks (of other seeds, say) as one: one row a mask, the mean over its noise seeds.
+
+    Rows of one mask are not independent, so they are averaged before the masks are counted. The pictures are those of
+    the first.
+    """
+    rows = {name: np.stack([getattr(o, name).mean(0) for o in outcomes]) for name in MEASURES}
     return replace(outcomes[0], **rows)
 
 

@@ -21,7 +21,7 @@ SPLITS = {"train": 0, "development": 1, "test": 2}
 
 # Strengths of UniForget on this model, named by what they cost on neutral development prompts (relative change of the
 # latents .03, .1, .3): found by `locate.calibrate`, with CALIBRATION below. No planted prompt takes part.
-LEVELS = {"weak": 0.25, "medium": 1.0, "strong": 5.3}
+LEVELS = {"weak": 0.09, "medium": 0.68, "strong": 4.2}
 CALIBRATION = {"steps": 4, "mask_steps": 80, "batch": 8, "lr": 0.5, "seed": 0}
 
 
