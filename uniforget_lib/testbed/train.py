@@ -46,17 +46,17 @@ class Recipe:
 
     seed: int = 0
     vae_images: int = 10000
-    vae_steps: int = 3600
+    vae_steps: int = 3000
     vae_batch: int = 16
     vae_lr: float = 3e-3
     scenes: int = 8000
-    neutral_steps: int = 4200  # shared by a model and its control
-    twin_steps: int = 2400  # after them, with or without the planted items
+    neutral_steps: int = 3400  # shared by a model and its control
+    twin_steps: int = 2200  # after them, with or without the planted items
     batch: int = 64
     lr: float = 1.2e-3
     dropout: float = 0.1  # of captions, for the unconditional branch
     ema: float = 0.998
-    judge_steps: int = 2500
+    judge_steps: int = 1600
     judge_batch: int = 64
     judge_lr: float = 2e-3
 
