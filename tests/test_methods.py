@@ -57,7 +57,7 @@ def test_uniforget_first_step_is_the_paper_s_objective(tiny):
         plain = rollout(tiny.predict, x, sigmas, cond)
         with masked(tiny, dict(zip((s.name for s in sites), gates))):
             changed = rollout(tiny.predict, x, sigmas, cond)
-    assert row["reconstruction"] == pytest.approx(float((changed - plain).pow(2).mean()), rel=1e-4)
+    assert row["reconstruction"] == pytest.approx(float((changed - plain).pow(2).mean()), rel=1e-3)
 
 
 def test_beta_decides_how_much_is_removed(tiny):
