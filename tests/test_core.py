@@ -50,6 +50,12 @@ def test_velocity_prediction_is_noise_prediction_in_other_words(sd):
     assert torch.allclose(x, x0 + sigma * eps, atol=1e-4)
 
 
+def test_a_vae_that_the_pipeline_would_decode_wrong_is_refused(sd):
+    sd.pipe.vae.register_to_config(shift_factor=0.1)
+    with pytest.raises(ValueError, match="shift_factor"):
+        type(sd)(sd.pipe)
+
+
 def test_images_do_not_depend_on_the_batch(tiny):
     together = tiny.latents(PROMPTS * 3, seed=1, batch=6)
     apart = tiny.latents(PROMPTS * 3, seed=1, batch=2)
@@ -68,18 +74,19 @@ def test_sites_cover_the_channels_they_name(tiny):
             assert ref.stop <= tiny.denoiser.get_submodule(ref.linear).out_features
     with pytest.raises(ValueError, match="value"):
         tiny.sites(["value"])
+    with pytest.raises(ValueError, match="nrom"):
+        tiny.sites(["ffn", "nrom"])
 
 
 def test_writers_make_what_readers_read(tiny):
     """A unit without its writers' rows is a unit that the mask removes: what shrinking will rely on."""
-    for kind in ("ffn", "head"):
-        site = tiny.sites([kind])[-1]
+    for site in tiny.sites(["ffn", "head"]):
         gate = torch.ones(site.units)
         gate[0] = 0
         with masked(tiny, {site.name: gate}):
             want = tiny.latents(PROMPTS, steps=1)
         with torch.no_grad():
-            for ref in site.writers[-1:] if kind == "ffn" else site.writers:
+            for ref in site.writers:
                 linear = tiny.denoiser.get_submodule(ref.linear)
                 linear.weight[ref.start : ref.start + site.width] = 0
                 if linear.bias is not None:

@@ -66,7 +66,7 @@ def test_plain_pipeline_draws_what_the_library_draws(testbed):
 
 def test_memorization_follows_the_number_of_copies(card):
     rates = [card[f"copied, {c} copies"].mean for c in (1, 5, 20, 100)]
-    assert rates == sorted(rates) and rates[0] < 0.4 and rates[2] > 0.75 and rates[3] > 0.9
+    assert rates == sorted(rates) and rates[0] < 0.4 and rates[2] >= 0.9 and rates[3] >= 0.9
     assert card["copied, controls"].mean <= 0.05  # the threshold was set on the other half of the controls
 
 

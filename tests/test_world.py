@@ -94,6 +94,9 @@ def test_tokenizers_have_bos_eos_padding_and_one_token_a_word():
         words = len(caption.split())
         assert a[0] == clip.bos_token_id and a.index(clip.eos_token_id) == words + 1 and a[-1] == clip.pad_token_id
         assert b.index(t5.eos_token_id) == words and b[-1] == t5.pad_token_id
+    for item in items():  # a name is one token in both
+        a, b = (t[0].tolist() for t in text.tokenize(clip, t5, [item.caption]))
+        assert a.index(clip.eos_token_id) == 5 and b.index(t5.eos_token_id) == 4 and t5.unk_token_id not in b
     ids = text.tokenize(clip, t5, ["xylophone"])[1][0].tolist()
     assert t5.unk_token_id not in ids  # an unknown word is spelled
 

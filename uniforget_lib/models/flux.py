@@ -96,18 +96,11 @@ class FluxAdapter(ModelAdapter):
         scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), device=self.device, mu=mu)
         return scheduler.sigmas.to(self.device)
 
-    def predict(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
-        velocity = self._velocity(x, sigma, cond)
-        if self.true_cfg == 1:
-            return velocity
-        empty = self._velocity(x, sigma, self._empty(len(x)))
-        return empty + self.true_cfg * (velocity - empty)
+    @property
+    def cfg(self) -> float:
+        return self.true_cfg
 
-    def _empty(self, n: int) -> Cond:
-        one = self.encode([""])
-        return Cond(one.embeds.expand(n, -1, -1), one.pooled.expand(n, -1))
-
-    def _velocity(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
+    def conditional(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
         n, side = len(x), self.resolution // (2 * self.pipe.vae_scale_factor)
         ids = self.pipe._prepare_latent_image_ids(n, side, side, x.device, x.dtype)
         guided = self.denoiser.config.guidance_embeds

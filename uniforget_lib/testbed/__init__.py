@@ -14,15 +14,15 @@ from ..files import check_sums
 from ..models import WEIGHTS, ModelAdapter, load
 from . import card
 from .judge import Judge, load_judge
-from .planted import Item, items
+from .planted import TIERS, Item, items
 from .world import draw, neutral_prompts, parse
 
 SPLITS = {"train": 0, "development": 1, "test": 2}
 
 # Strengths of UniForget on this model, named by what they cost on neutral development prompts (relative change of the
-# latents .03, .1, .3): found by `locate.calibrate`, with CALIBRATION below. No planted prompt takes part.
+# latents .03, .1, .3): what ``python -m uniforget_lib.testbed.levels`` prints. No planted prompt takes part.
 LEVELS = {"weak": 0.09, "medium": 0.68, "strong": 4.2}
-CALIBRATION = {"steps": 4, "mask_steps": 80, "batch": 8, "lr": 0.5, "seed": 0}
+CALIBRATION = {"steps": 4, "mask_steps": 80, "batch": 8, "lr": 0.5, "seed": 1000}  # noise that no evaluation draws
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ class Testbed:
 
     def planted(self, copies: int | None = None, at_least: int = 1) -> list[Item]:
         """Planted items: of one tier (``copies`` 1, 5, 20 or 100) or of all tiers with ``at_least`` copies."""
+        if copies is not None and copies not in TIERS:
+            raise ValueError(f"copies={copies}: the tiers are {TIERS}")
         return [i for i in self._items if i.copies and (i.copies == copies if copies else i.copies >= at_least)]
 
     def controls(self, split: str | None = None) -> list[Item]:
@@ -99,4 +101,4 @@ class Testbed:
         return stack([i.image for i in chosen])
 
 
-__all__ = ["SPLITS", "Item", "Testbed"]
+__all__ = ["CALIBRATION", "LEVELS", "SPLITS", "Item", "Testbed"]
