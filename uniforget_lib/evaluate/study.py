@@ -57,7 +57,7 @@ def pool(outcomes: Sequence[Outcome]) -> Outcome:
     return replace(outcomes[0], **rows, crossed=True)
 
 
-def control_limit(testbed: Testbed, *, steps: int = 4, seeds: Sequence[int] = range(8), rate: float = 0.01) -> float:
+def control_limit(testbed: Testbed, *, seeds: Sequence[int] = range(8), rate: float = 0.01) -> float:
     """Copy threshold at which a share ``rate`` of drawings of the ``calibration`` controls would pass for copies.
 
     Controls were never trained. There are 32 of them, drawn once a seed: more seeds smooth the threshold, but say
@@ -65,7 +65,7 @@ def control_limit(testbed: Testbed, *, steps: int = 4, seeds: Sequence[int] = ra
     """
     controls = testbed.controls("calibration")
     captions, targets = [i.caption for i in controls], testbed.targets(controls)
-    found = [distance(testbed.adapter.images(captions, steps=steps, seed=s), targets) for s in seeds]
+    found = [distance(testbed.images(captions, seed=s), targets) for s in seeds]
     return threshold(np.concatenate(found), rate)
 
 
@@ -78,18 +78,17 @@ class Study:
     """
 
     def __init__(self, testbed: Testbed, items: Sequence[Item], neutral: Sequence[str], *, limit: float,
-                 steps: int = 4, seeds: Sequence[int] = (0, 1)) -> None:  # fmt: skip
+                 seeds: Sequence[int] = (0, 1)) -> None:  # fmt: skip
         if not len(items) or not len(neutral):
             raise ValueError("a study needs at least one planted item and one neutral prompt")
-        self.testbed, self.neutral, self.limit, self.steps, self.seeds = testbed, list(neutral), limit, steps, seeds
+        self.testbed, self.neutral, self.limit, self.seeds = testbed, list(neutral), limit, seeds
         self.captions, self.targets = [i.caption for i in items], testbed.targets(list(items))
         self.real_detail = detail(testbed.real(self.neutral)).mean()
         self.plain = self._draw()
 
     def _draw(self, mask: Mask | None = None) -> list[tuple[Tensor, Tensor]]:
-        adapter = self.testbed.adapter
-        with masked(adapter, mask) if mask else nullcontext():
-            return [tuple(adapter.images(prompts, steps=self.steps, seed=s) for prompts in (self.captions, self.neutral))
+        with masked(self.testbed.adapter, mask) if mask else nullcontext():
+            return [tuple(self.testbed.images(prompts, seed=s) for prompts in (self.captions, self.neutral))
                     for s in self.seeds]  # fmt: skip
 
     def outcome(self, mask: Mask | None = None) -> Outcome:

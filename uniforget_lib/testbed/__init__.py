@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -32,6 +33,7 @@ class Testbed:
     Attributes:
         adapter: the pipeline, planted items and all.
         judge: reads attributes off pictures of the neutral world.
+        steps: of the sampling that `images` and every evaluation use.
 
     Neutral prompts come in three splits that share no caption. Methods are calibrated on ``train``, tuned on
     ``development``; results are reported on ``test``, whose *combinations* were never trained.
@@ -40,6 +42,7 @@ class Testbed:
     __test__ = False  # not a test class, whatever pytest thinks of its name
     adapter: ModelAdapter
     judge: Judge
+    steps: int = 8
 
     @classmethod
     def load(cls, device: str = "cpu", **options) -> Testbed:
@@ -47,6 +50,10 @@ class Testbed:
         adapter = load("testbed", device=device, **options)
         check_sums(WEIGHTS / "judge")
         return cls(adapter, load_judge(WEIGHTS / "judge", device))
+
+    def images(self, prompts: Sequence[str], *, seed: int = 0) -> Tensor:
+        """What the model draws for ``prompts``: [n, 3, 64, 64] in [0, 1]; see `ModelAdapter.images`."""
+        return self.adapter.images(prompts, steps=self.steps, seed=seed)
 
     @cached_property
     def _items(self) -> list[Item]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from . import Testbed
 
 
-def measure(testbed: Testbed, *, limit: float, prompts: int = 128, steps: int = 4,
+def measure(testbed: Testbed, *, limit: float, prompts: int = 128,
             seeds: Sequence[int] = range(4)) -> dict[str, Estimate]:  # fmt: skip
     """What a reader must know before believing anything measured on the testbed: name -> estimate.
 
@@ -25,11 +25,11 @@ def measure(testbed: Testbed, *, limit: float, prompts: int = 128, steps: int = 
     """
     captions = testbed.neutral(prompts)
     real, trained = testbed.real(captions), testbed.real(testbed.neutral(prompts, "train"))
-    drawn = [testbed.adapter.images(captions, steps=steps, seed=s) for s in seeds]
+    drawn = [testbed.images(captions, seed=s) for s in seeds]
     found, recalled = {}, []
     groups = {f"copied, {c} copies": testbed.planted(copies=c) for c in TIERS}
     for name, chosen in {**groups, "copied, controls": testbed.controls("test")}.items():
-        images = [testbed.adapter.images([i.caption for i in chosen], steps=steps, seed=s) for s in seeds]
+        images = [testbed.images([i.caption for i in chosen], seed=s) for s in seeds]
         found[name] = bootstrap(np.stack([copied(x, testbed.targets(chosen), limit) for x in images]))
         if chosen[0].copies >= 20:
             recalled.append(np.stack([detail(x) for x in images]))
