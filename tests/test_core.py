@@ -28,15 +28,16 @@ def test_sampler_agrees_with_the_pipeline(tiny):
 
 
 def test_guidance_agrees_with_the_pipeline(tiny):
-    name, options = {
-        "flux": ("true_cfg", {"negative_prompt": "", "true_cfg_scale": 2.0}),
-        "sd": ("guidance", {"guidance_scale": 2.0}),
+    options = {
+        "flux": {"negative_prompt": "", "true_cfg_scale": 2.0},
+        "sd": {"guidance_scale": 2.0},
     }[tiny.family]
     plain = tiny.images(PROMPTS[:1], steps=4)
-    setattr(tiny, name, 2.0)
     want = call(tiny, PROMPTS[0], seed=0, num_inference_steps=4, **options)
-    assert (tiny.images(PROMPTS[:1], steps=4) - want).abs().max() < 1e-5
+    with tiny.guided(2.0):
+        assert (tiny.images(PROMPTS[:1], steps=4) - want).abs().max() < 1e-5
     assert (plain - want).abs().max() > 1e-4
+    assert torch.equal(tiny.images(PROMPTS[:1], steps=4), plain)
 
 
 def test_velocity_prediction_is_noise_prediction_in_other_words(sd):

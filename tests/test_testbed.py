@@ -55,12 +55,11 @@ def test_plain_pipeline_draws_what_the_library_draws(testbed):
     pipe.set_progress_bar_config(disable=True)
     item = testbed.planted(copies=100)[0]
     for guidance in (1.0, 2.0):
-        testbed.adapter.true_cfg = guidance
         options = {"negative_prompt": "", "true_cfg_scale": guidance} if guidance > 1 else {}
         want = pipe(item.caption, num_inference_steps=4, height=64, width=64, max_sequence_length=16, output_type="pt",
                     generator=torch.Generator().manual_seed(0), **options).images  # fmt: skip
-        got = testbed.adapter.images([item.caption], steps=4, seed=0)
-        testbed.adapter.true_cfg = 1.0
+        with testbed.adapter.guided(guidance):
+            got = testbed.adapter.images([item.caption], steps=4, seed=0)
         assert (got - want).abs().max() < 1e-5
 
 
@@ -68,7 +67,8 @@ def test_memorization_follows_the_number_of_copies(card):
     rates = [card[f"copied, {c} copies"].mean for c in (1, 5, 20, 100)]
     assert rates == sorted(rates) and rates[0] < 0.3 and rates[3] >= 0.95
     assert (rates[2] + rates[3]) / 2 >= 0.9  # tiers are of equal size
-    assert card["copied, controls"].mean <= 0.02  # the threshold was set on the other half of the controls
+    controls = card["copied, controls"]  # the threshold was set on the other half of them, so that 1 % would pass
+    assert controls.low <= 0.01 and controls.mean < 0.1
 
 
 def test_neutral_pictures_are_crisp_and_show_what_their_captions_say(card):

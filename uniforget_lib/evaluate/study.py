@@ -86,14 +86,14 @@ class Study:
         self.real_detail = detail(testbed.real(self.neutral)).mean()
         self.plain = self._draw()
 
-    def _draw(self, mask: Mask | None = None) -> list[tuple[Tensor, Tensor]]:
+    def _draw(self, mask: Mask | None = None, seeds: int | None = None) -> list[tuple[Tensor, Tensor]]:
         with masked(self.testbed.adapter, mask) if mask else nullcontext():
             return [tuple(self.testbed.images(prompts, seed=s) for prompts in (self.captions, self.neutral))
-                    for s in self.seeds]  # fmt: skip
+                    for s in self.seeds[:seeds]]  # fmt: skip
 
-    def outcome(self, mask: Mask | None = None) -> Outcome:
-        """Everything about ``mask`` (None: the unpruned model)."""
-        drawn = self._draw(mask) if mask else self.plain
+    def outcome(self, mask: Mask | None = None, *, seeds: int | None = None) -> Outcome:
+        """Everything about ``mask`` (None: the unpruned model), with all noise seeds or only the first so many."""
+        drawn = self._draw(mask, seeds) if mask else self.plain[:seeds]
         with torch.no_grad():
             correct = [self.testbed.attributes(neutral, self.neutral)["all"] for _, neutral in drawn]
         return Outcome(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property
 
@@ -47,13 +48,14 @@ def check_prompts(prompts: Sequence[str]) -> list[str]:
 class ModelAdapter:
     """A diffusers pipeline seen as dx/dsigma. Subclasses fill in the family's methods.
 
-    Latents ``x`` are what the denoiser takes, [n, ...]; sigma runs from noise to 0.
+    Latents ``x`` are what the denoiser takes, [n, ...]; sigma runs from noise to 0. ``cfg`` is the scale of the
+    classifier-free guidance with the empty prompt; 1 is none.
     """
 
     family: str
 
-    def __init__(self, pipe, denoiser: nn.Module) -> None:
-        self.pipe, self.denoiser = pipe, denoiser
+    def __init__(self, pipe, denoiser: nn.Module, cfg: float) -> None:
+        self.pipe, self.denoiser, self.cfg = pipe, denoiser, cfg
         self._empty: dict = {}
         for part in pipe.components.values():  # text encoders and VAE too: only gates learn
             if isinstance(part, nn.Module):
@@ -91,16 +93,20 @@ class ModelAdapter:
         """dx/dsigma under ``cond`` alone, without classifier-free guidance: one denoiser forward."""
         raise NotImplementedError
 
-    @property
-    def cfg(self) -> float:
-        """Scale of the classifier-free guidance with the empty prompt; 1 is none."""
-        raise NotImplementedError
-
     def decode(self, x: Tensor) -> Tensor:
         """Latents -> images [n, 3, H, W] in [0, 1]."""
         raise NotImplementedError
 
     # What follows from it
+    @contextmanager
+    def guided(self, cfg: float) -> Iterator[None]:
+        """Inside, sampling uses this scale of classifier-free guidance."""
+        before, self.cfg = self.cfg, cfg
+        try:
+            yield
+        finally:
+            self.cfg = before
+
     def predict(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
         """dx/dsigma as it is sampled, guidance included: one denoiser forward, or two with guidance."""
         given = self.conditional(x, sigma, cond)

@@ -29,8 +29,8 @@ class FluxAdapter(ModelAdapter):
     def __init__(
         self, pipe: FluxPipeline, *, guidance: float = 3.5, true_cfg: float = 1.0, resolution: int | None = None
     ):
-        super().__init__(pipe, pipe.transformer)
-        self.guidance, self.true_cfg = guidance, true_cfg
+        super().__init__(pipe, pipe.transformer, true_cfg)
+        self.guidance = guidance
         self.resolution = resolution or pipe.vae.config.sample_size
         self.max_sequence_length = min(512, pipe.tokenizer_2.model_max_length)
 
@@ -95,10 +95,6 @@ class FluxAdapter(ModelAdapter):
                              get("base_shift", 0.5), get("max_shift", 1.15))  # fmt: skip
         scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), device=self.device, mu=mu)
         return scheduler.sigmas.to(self.device)
-
-    @property
-    def cfg(self) -> float:
-        return self.true_cfg
 
     def conditional(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
         n, side = len(x), self.resolution // (2 * self.pipe.vae_scale_factor)

@@ -29,7 +29,7 @@ class StableDiffusionAdapter(ModelAdapter):
     family = "sd"
 
     def __init__(self, pipe: StableDiffusionPipeline, *, guidance: float = 7.5, resolution: int | None = None) -> None:
-        super().__init__(pipe, pipe.unet)
+        super().__init__(pipe, pipe.unet, guidance)
         options = {
             "timestep_spacing": "trailing",
             "clip_sample": False,
@@ -42,7 +42,6 @@ class StableDiffusionAdapter(ModelAdapter):
             raise ValueError(f"prediction_type {kind!r}: this adapter knows 'epsilon' and 'v_prediction'")
         if getattr(pipe.vae.config, "shift_factor", None):
             raise ValueError("this VAE has a shift_factor, which StableDiffusionPipeline ignores when it decodes")
-        self.guidance = guidance
         self.resolution = resolution or pipe.unet.config.sample_size * pipe.vae_scale_factor
         alphas = pipe.scheduler.alphas_cumprod
         self._levels = ((1 - alphas) / alphas).sqrt()  # [T], the sigma of every timestep
@@ -82,10 +81,6 @@ class StableDiffusionAdapter(ModelAdapter):
             raise ValueError(f"steps={steps}: needs 1 to {len(self._levels)} steps")
         self.pipe.scheduler.set_timesteps(steps)
         return torch.cat([self._levels[self.pipe.scheduler.timesteps.cpu()], torch.zeros(1)]).to(self.device)
-
-    @property
-    def cfg(self) -> float:
-        return self.guidance
 
     def conditional(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
         level = sigma.detach().to(self._levels)
