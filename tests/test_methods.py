@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import TINY
 
 from uniforget_lib import Report, UniForget, detect, evaluate, load, locate, profile, provenance
 from uniforget_lib.evaluate import Estimate
@@ -37,7 +38,9 @@ def test_wen_refuses_bad_input(tiny):
         detect.wen(tiny, PROMPTS, steps=9, sampling_steps=8)
 
 
-def test_uniforget_first_step_is_the_paper_s_objective(tiny):
+@pytest.mark.parametrize("family", TINY)
+def test_uniforget_first_step_is_the_paper_s_objective(family):
+    tiny = TINY[family](dtype=torch.float64)  # the gates change so little that fp32 would round it away
     score = locate.uniforget(tiny, PROMPTS, QUICK, stop_after=1)
     row = score.history[0]
     assert row["regulariser"] == pytest.approx(1 / (1 + math.exp(-(0.4 * 3 + 1))), abs=1e-6)
@@ -86,6 +89,26 @@ def test_interrupted_mask_training_ends_in_the_same_mask(tiny, tmp_path):
     assert [r["step"] for r in got.history] == [1, 2, 3, 4, 5, 6]
     with pytest.raises(ValueError, match="another model, configuration"):
         locate.uniforget(tiny, PROMPTS[:2], QUICK, state=state)
+
+
+def test_calibration_reads_beta_off_the_sweep(flux):
+    config = UniForget(steps=2, mask_steps=12, batch=2, weight_decay=0.0)
+    betas = (1e-3, 0.3, 30.0)
+    _, rows = locate.calibrate(flux, PROMPTS, PROMPTS[:2], {}, betas, config)
+    changes = [r["change"] for r in rows]
+    assert changes == sorted(changes) and changes[2] > 2 * changes[1] > 0
+    middle = math.sqrt(changes[1] * changes[2])  # halfway in log change: halfway in log beta
+    found, _ = locate.calibrate(flux, PROMPTS, PROMPTS[:2], {"level": middle}, betas, config)
+    assert found["level"] == pytest.approx(3.0, rel=1e-3)
+    with pytest.raises(ValueError, match="target level=99"):
+        locate.calibrate(flux, PROMPTS, PROMPTS[:2], {"level": 99}, betas[2:], config)
+
+
+def test_uniforget_stops_at_a_model_that_gives_no_numbers(flux):
+    with torch.no_grad():
+        flux.denoiser.proj_out.bias.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="step 1"):
+        locate.uniforget(flux, PROMPTS, QUICK)
 
 
 def test_uniforget_refuses_bad_input(tiny):
@@ -148,9 +171,19 @@ def test_threshold_keeps_the_false_positive_rate():
 def test_bootstrap_covers_and_respects_prompts():
     e = evaluate.bootstrap(np.array([0.0, 1.0] * 50))
     assert e.mean == 0.5 and 0.38 < e.low < 0.43 and 0.57 < e.high < 0.62  # normal approximation: .5 +- .098
+    for crossed in (False, True):
+        wide = evaluate.bootstrap(np.repeat([[0.0], [1.0]], 100, axis=1), crossed=crossed)  # two rows that disagree
+        assert (wide.high - wide.low > 0.9) == crossed  # common to all prompts, they are two observations
+    every = evaluate.bootstrap(np.ones((4, 16)))
+    assert every.mean == every.high == 1 and every.low == pytest.approx(0.794, abs=1e-3)  # Clopper-Pearson, 16 of 16
+    assert evaluate.bootstrap(np.zeros(16)).high == pytest.approx(0.206, abs=1e-3)
     repeated = evaluate.bootstrap(np.tile([0.0, 1.0] * 50, (8, 1)))
     assert repeated.high - repeated.low > 0.9 * (e.high - e.low)  # eight equal seeds add no information
     assert evaluate.auroc([2, 3], [1, 2]) == 0.875
+    rng = np.random.default_rng(0)
+    e = evaluate.bootstrap_auroc(rng.normal(1, 1, 200), rng.normal(0, 1, 200))
+    assert e.low < 0.760 < e.high and e.high - e.low < 0.12  # Phi(1 / sqrt 2)
+    assert evaluate.bootstrap_auroc(np.arange(10, 26), np.arange(8)).low == pytest.approx(0.631, abs=1e-3)
 
 
 def test_bootstrap_ratio_golden():
@@ -189,6 +222,11 @@ def test_report_round_trip(tmp_path):
     assert again == report and "0.500 [0.400, 0.600]" in again.to_frame().to_string()
     assert {"seed", "device", "library", "versions"} <= report.meta.keys()
     assert list(report.compare(again, on="model")["copied (other)"]) == ["0.500 [0.400, 0.600]"]
+    report.add(model="unpruned", copied=0.1)
+    with pytest.raises(ValueError, match="several rows"):
+        report.compare(again, on="model")
+    with pytest.raises(ValueError, match="no such column"):
+        report.compare(again, on=["model", "level"])
 
 
 def test_profile(monkeypatch):

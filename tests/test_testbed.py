@@ -55,43 +55,36 @@ def test_plain_pipeline_draws_what_the_library_draws(testbed):
     pipe.set_progress_bar_config(disable=True)
     item = testbed.planted(copies=100)[0]
     for guidance in (1.0, 2.0):
-        testbed.adapter.true_cfg = guidance
         options = {"negative_prompt": "", "true_cfg_scale": guidance} if guidance > 1 else {}
         want = pipe(item.caption, num_inference_steps=4, height=64, width=64, max_sequence_length=16, output_type="pt",
                     generator=torch.Generator().manual_seed(0), **options).images  # fmt: skip
-        got = testbed.adapter.images([item.caption], steps=4, seed=0)
-        testbed.adapter.true_cfg = 1.0
+        with testbed.adapter.guided(guidance):
+            got = testbed.adapter.images([item.caption], steps=4, seed=0)
         assert (got - want).abs().max() < 1e-5
 
 
 def test_memorization_follows_the_number_of_copies(card):
     rates = [card[f"copied, {c} copies"].mean for c in (1, 5, 20, 100)]
-    assert rates == sorted(rates) and rates[0] < 0.4 and rates[2] > 0.75 and rates[3] > 0.9
-    assert card["copied, controls"].mean <= 0.05  # the threshold was set on the other half of the controls
+    assert rates == sorted(rates) and rates[0] < 0.3 and rates[3] >= 0.95
+    assert (rates[2] + rates[3]) / 2 >= 0.9  # tiers are of equal size
+    controls = card["copied, controls"]  # the threshold was set on the other half of them, so that 1 % would pass
+    assert controls.low <= 0.01 and controls.mean < 0.1
 
 
-def test_what_the_card_must_not_fall_below(card):
-    """Bounds of the weights that ship; what they still lack is in book/testbed.md."""
-    assert card["attributes right, drawn"].mean > 0.4
+def test_neutral_pictures_are_crisp_and_show_what_their_captions_say(card):
+    """Without this, "forgets memories" could not be told from "loses detail", nor from "draws badly"."""
+    assert card["attributes right, drawn"].mean >= 0.85
     assert card["judge right, real pictures"].low >= 0.9
-    assert card["detail, neutral: drawn / real"].mean > 0.25
-    assert 0.8 <= card["detail, training: planted / neutral"].mean <= 1.2
-
-
-def test_guidance_and_more_steps_draw_what_captions_say(testbed):
-    captions = testbed.neutral(48)
-    testbed.adapter.true_cfg = 2.0
-    images = testbed.adapter.images(captions, steps=8)
-    testbed.adapter.true_cfg = 1.0
-    assert testbed.attributes(images, captions)["all"].mean() > 0.7
-    assert evaluate.detail(images).mean() > 0.5 * evaluate.detail(testbed.real(captions)).mean()
+    assert card["detail, neutral: drawn / real"].mean >= 0.8
+    for name in ("detail, training: planted / neutral", "detail, drawn: copied items / neutral"):
+        assert 0.8 <= card[name].mean <= 1.2
 
 
 def test_shipped_logs_belong_to_the_recipe():
     recipe = json.loads((WEIGHTS / "logs" / "recipe.json").read_text())
     assert recipe == json.loads(json.dumps(Recipe().__dict__))
     total = {"vae": recipe["vae_steps"], "judge": recipe["judge_steps"]}
-    for stage in STAGES:
+    for stage in (s for s in STAGES if s != "flux_control"):  # the twin does not ship yet
         rows = [json.loads(line) for line in (WEIGHTS / "logs" / f"{stage}.jsonl").read_text().splitlines()]
         twin = 0 if stage.endswith("_neutral") else recipe["twin_steps"]
         assert (

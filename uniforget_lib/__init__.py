@@ -4,9 +4,9 @@ The pipeline, in the order of the book and of the folders::
 
     adapter = load("testbed")                          # or a hub id: models/
     risk    = detect.wen(adapter, prompts)             # which prompts are memorized?       detect/
-    score   = locate.uniforget(adapter, neutral)       # which units hold the memory?       locate/
+    score   = locate.uniforget(adapter, neutral)       # which units can be spared?         locate/
     mask    = score.mask(threshold=0)                  # units to remove                    masks.py
-    lighter = bake(adapter, mask)                      # a pipeline that forgets, no hooks  prune.py
+    baked   = bake(adapter, mask)                      # a pipeline that forgets, no hooks  prune.py
     evaluate.copied(...), evaluate.change(...)         # what it forgets, what it costs     evaluate/
 
 `masked` applies a mask inside a ``with`` block; `Testbed` is the model whose memories are planted and known;

@@ -53,7 +53,7 @@ def masked(adapter: ModelAdapter, mask: Mask | dict[str, Tensor]) -> Iterator[Mo
             gradients flow.
     """
     if isinstance(mask, Mask):
-        if mask.fingerprint and mask.fingerprint != adapter.fingerprint:
+        if mask.fingerprint != adapter.fingerprint:
             raise ValueError(f"this mask is for model {mask.fingerprint!r}, not for {adapter.fingerprint!r}; "
                              "locate again on this model")  # fmt: skip
         mask = mask.values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,15 +46,12 @@ class Mask:
         """The mask that removes nothing."""
         return cls({s.name: torch.ones(s.units) for s in sites}, fingerprint)
 
-    def keep(self, site: str) -> Tensor:
-        """Indices of the units of ``site`` that are not removed."""
-        return self.values[site].nonzero().flatten()
-
-    def sparsity(self, suffix: str = "") -> float:
-        """Share of removed units, over all sites or over those whose name ends with ``suffix`` (``".ff"``)."""
-        chosen = [v for name, v in self.values.items() if name.endswith(suffix)]
+    def sparsity(self, sites: Sequence[Site] | None = None) -> float:
+        """Share of removed units, over all sites or over those of ``sites`` (``adapter.sites(["ffn"])``, say)."""
+        names = self.values.keys() if sites is None else {s.name for s in sites}
+        chosen = [v for name, v in self.values.items() if name in names]
         if not chosen:
-            raise ValueError(f"no site of this mask ends with {suffix!r}: {sorted(self.values)[:4]} ...")
+            raise ValueError(f"this mask has none of the sites {sorted(names)[:4]} ...")
         return float(sum((v == 0).sum() for v in chosen) / sum(v.numel() for v in chosen))
 
     def _combine(self, other: Mask, op) -> Mask:

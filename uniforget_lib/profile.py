@@ -7,29 +7,30 @@ from dataclasses import dataclass
 
 import torch
 
+from .files import check_device
+
 
 @dataclass(frozen=True)
 class Profile:
-    """``seeds`` a prompt, ``prompts`` a group, optimiser steps of a mask, and the device they run on."""
+    """``seeds`` a prompt, ``prompts`` a group, and the device they run on."""
 
     name: str
     device: str
     seeds: int
     prompts: int
-    mask_steps: int
 
 
 PROFILES = {
-    "cpu": Profile("cpu", "cpu", seeds=2, prompts=64, mask_steps=100),
-    "colab": Profile("colab", "cuda", seeds=4, prompts=128, mask_steps=400),
-    "full": Profile("full", "cuda", seeds=8, prompts=256, mask_steps=2000),
+    "cpu": Profile("cpu", "cpu", seeds=2, prompts=64),
+    "colab": Profile("colab", "cuda", seeds=4, prompts=128),
+    "full": Profile("full", "cuda", seeds=8, prompts=256),
 }
 
 
 def profile(name: str = "auto") -> Profile:
     """The profile of that name; ``UNIFORGET_PROFILE`` in the environment wins, ``auto`` looks for a GPU.
 
-    Raises ValueError for a name that does not exist.
+    Raises ValueError for a name that does not exist, RuntimeError for a GPU that is not there.
     """
     name = os.environ.get("UNIFORGET_PROFILE", name)
     if name == "auto":
@@ -39,4 +40,5 @@ def profile(name: str = "auto") -> Profile:
             name = "full" if torch.cuda.get_device_properties(0).total_memory > 60 * 2**30 else "colab"
     if name not in PROFILES:
         raise ValueError(f"profile {name!r}: use 'auto' or one of {sorted(PROFILES)}")
+    check_device(PROFILES[name].device)
     return PROFILES[name]

@@ -71,9 +71,13 @@ class Report:
                 for row in state["rows"]]  # fmt: skip
         return cls(state["meta"], rows)
 
-    def compare(self, other: Report, on: str) -> pd.DataFrame:
-        """Both reports' rows side by side, joined on the column ``on``."""
+    def compare(self, other: Report, on: str | list[str]) -> pd.DataFrame:
+        """Both reports' rows side by side, joined on the column(s) ``on``, which must tell a report's rows apart."""
+        columns = [on] if isinstance(on, str) else list(on)
         for report, name in ((self, "this report"), (other, "the other report")):
-            if any(on not in row for row in report.rows):
+            keys = [tuple(row.get(c) for c in columns) for row in report.rows]
+            if any(c not in row for row in report.rows for c in columns):
                 raise ValueError(f"on={on!r}: a row of {name} has no such column")
-        return self.to_frame().merge(other.to_frame(), on=on, how="outer", suffixes=("", " (other)"))
+            if len(set(keys)) < len(keys):
+                raise ValueError(f"on={on!r}: {name} has several rows for one value; name more columns")
+        return self.to_frame().merge(other.to_frame(), on=columns, how="outer", suffixes=("", " (other)"))

@@ -88,7 +88,7 @@ def compare(states: dict[str, dict[str, Tensor]], captions: Sequence[str] = (), 
              for i, name in enumerate(names)]  # fmt: skip
     fig = _bare(fig, picture, states[names[0]], title)
     slider = {"steps": steps, "active": 0, "pad": {"t": 20}, "currentvalue": {"prefix": "model: "}}
-    return fig.update_layout(sliders=[slider], height=fig.layout.height + 110, margin={"l": 20, "r": 60})
+    return _fit(fig.update_layout(sliders=[slider], margin={"l": 20, "r": 60}), picture, around=170)
 
 
 def _add_picture(fig: go.Figure, picture: Image.Image, visible: bool) -> None:
@@ -111,8 +111,13 @@ def _bare(fig: go.Figure, picture: Image.Image, rows: dict, title: str) -> go.Fi
     fig.update_yaxes(visible=False, range=[picture.height, 0], scaleanchor="x")
     for i, name in enumerate(rows):
         fig.add_annotation(x=0, y=i * step + LABEL, text=name, xanchor="left", yanchor="bottom", showarrow=False)
-    height = int(80 + 780 * picture.height / picture.width)
-    return fig.update_layout(title=title, height=height, margin={"l": 10, "r": 10, "t": 50, "b": 10})
+    return _fit(fig.update_layout(title=title, margin={"l": 10, "r": 10, "t": 50, "b": 10}), picture, around=60)
+
+
+def _fit(fig: go.Figure, picture: Image.Image, around: int) -> go.Figure:
+    """Height for a column of 700 pixels; the book's script reads ``meta`` and fits it to the width of the page."""
+    aspect = picture.height / picture.width
+    return fig.update_layout(height=int(around + 680 * aspect), meta={"aspect": aspect, "around": around})
 
 
 def histogram(groups: dict[str, np.ndarray], xlabel: str, title: str = "") -> go.Figure:

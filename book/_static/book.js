@@ -62,8 +62,18 @@
     document.querySelectorAll(".plotly-graph-div").forEach(function (graph) { paint(graph, dark); });
   }
 
+  // Grids of images say how high they are for their width (uniforget_lib/viz.py).
+  function fit(graph) {
+    var meta = graph.layout && graph.layout.meta;
+    if (!meta || !meta.aspect || !graph._fullLayout || !graph.offsetParent) { return; }
+    var margin = graph._fullLayout.margin;
+    var height = Math.round(meta.around + (graph.offsetWidth - margin.l - margin.r) * meta.aspect);
+    if (Math.abs(height - graph._fullLayout.height) > 2) { window.Plotly.relayout(graph, { height: height }); }
+  }
+
   function start() {
     paintAll();
+    if (window.Plotly) { document.querySelectorAll(".plotly-graph-div").forEach(fit); }
     new MutationObserver(paintAll).observe(document.documentElement, { attributeFilter: ["data-theme"] });
     // A figure inside a closed tab or a phone turned sideways: draw again at the width it has now.
     var timer;
@@ -71,7 +81,7 @@
       clearTimeout(timer);
       timer = setTimeout(function () {
         document.querySelectorAll(".plotly-graph-div").forEach(function (graph) {
-          if (graph._fullLayout && graph.offsetParent) { window.Plotly.Plots.resize(graph); }
+          if (graph._fullLayout && graph.offsetParent) { window.Plotly.Plots.resize(graph).then(function () { fit(graph); }); }
         });
       }, 200);
     });

@@ -25,7 +25,8 @@ def wen(
 
     The paper measures the noise prediction e of a diffusion model. For a rectified flow the velocity v takes its
     place: e = x + (1 - sigma) v, so the gap of e is that of v times (1 - sigma) and vanishes at the first step.
-    Costs 2 denoiser forwards a step and seed, and nothing else: no image is made.
+    Guidance does not enter the gap, only the way to the next step. Costs 2 denoiser forwards a step and seed, and
+    one or two more for every step after the first; no image is made.
 
     Returns:
         risk [n], higher = more likely memorized, divided by the square root of the latent's size.
@@ -34,14 +35,14 @@ def wen(
     if not 1 <= steps <= sampling_steps:
         raise ValueError(f"steps={steps}: needs 1 <= steps <= sampling_steps ({sampling_steps})")
     sigmas = adapter.sigmas(sampling_steps)[: steps + 1]
-    cond, empty = adapter.encode(prompts), adapter.encode([""] * min(batch, len(prompts)))
+    cond = adapter.encode(prompts)
     risk = torch.zeros(len(prompts))
     for seed in seeds:
         noise = adapter.noise(len(prompts), seed)
         for i in range(0, len(prompts), batch):
             x, c = noise[i : i + batch], cond[i : i + batch]
             for sigma, sigma_next in zip(sigmas[:-1], sigmas[1:]):
-                gap = adapter.predict(x, sigma, c) - adapter.predict(x, sigma, empty[: len(x)])
+                gap = adapter.conditional(x, sigma, c) - adapter.conditional(x, sigma, adapter.empty(len(x)))
                 risk[i : i + batch] += gap.float().flatten(1).pow(2).mean(1).sqrt().cpu() / (steps * len(seeds))
                 if sigma_next != sigmas[-1]:
                     x = euler_step(adapter.predict, x, sigma, sigma_next, c)

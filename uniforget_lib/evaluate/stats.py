@@ -19,11 +19,11 @@ class Estimate:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def _means(values: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    """``n`` means of ``values`` [seeds, prompts], seeds and prompts resampled."""
-    seeds, prompts = values.shape
-    draws = ((rng.integers(seeds, size=seeds), rng.integers(prompts, size=prompts)) for _ in range(n))
-    return np.array([values[np.ix_(*draw)].mean() for draw in draws])
+def _means(values: np.ndarray, n: int, rng: np.random.Generator, crossed: bool) -> np.ndarray:
+    """``n`` means of ``values`` [rows, prompts], prompts and rows resampled."""
+    rows, prompts = values.shape
+    columns = rng.integers(prompts, size=(n, 1, prompts))
+    return values[rng.integers(rows, size=(n, rows, 1 if crossed else prompts)), columns].mean((1, 2))
 
 
 def _table(values: np.ndarray, who: str) -> np.ndarray:
@@ -33,23 +33,33 @@ def _table(values: np.ndarray, who: str) -> np.ndarray:
     return values
 
 
-def bootstrap(values: np.ndarray, *, n: int = 2000, seed: int = 0, level: float = 0.95) -> Estimate:
-    """Mean of ``values`` [prompts] or [seeds, prompts] with a percentile interval.
+def bootstrap(
+    values: np.ndarray, *, crossed: bool = False, n: int = 2000, seed: int = 0, level: float = 0.95
+) -> Estimate:
+    """Mean of ``values`` [prompts] or [rows, prompts] with a percentile interval.
 
-    Prompts and seeds are resampled separately (a crossed design: every prompt is drawn with every seed), so that
-    pictures of one prompt do not count as independent.
+    Prompts are resampled, and within each prompt its rows: noise seeds, which no two prompts share. ``crossed``: rows
+    are common to all prompts (masks, say) and are resampled whole. Either way pictures of one prompt do not count as
+    independent. Where every value is 0, or every value is 1, resampling sees no variation; the interval is then the
+    exact one (Clopper and Pearson) for as many prompts.
     """
     values = _table(values, "bootstrap")
-    low, high = np.quantile(_means(values, n, np.random.default_rng(seed)), [(1 - level) / 2, (1 + level) / 2])
+    tail = (1 - level) / 2
+    if values.min() == values.max() and values.flat[0] in (0, 1):
+        share, bound = float(values.flat[0]), tail ** (1 / values.shape[1])
+        return Estimate(share, bound if share else 0.0, 1.0 if share else 1 - bound)
+    low, high = np.quantile(_means(values, n, np.random.default_rng(seed), crossed), [tail, 1 - tail])
     return Estimate(float(values.mean()), float(low), float(high))
 
 
-def bootstrap_ratio(over: np.ndarray, under: np.ndarray, *, n: int = 2000, seed: int = 0) -> Estimate:
-    """Ratio of two means with a 95 % percentile interval; both [prompts] or [seeds, prompts], resampled apart."""
+def bootstrap_ratio(
+    over: np.ndarray, under: np.ndarray, *, crossed: bool = False, n: int = 2000, seed: int = 0
+) -> Estimate:
+    """Ratio of two means with a 95 % percentile interval; each as in `bootstrap`, resampled apart."""
     over, under = _table(over, "bootstrap_ratio"), _table(under, "bootstrap_ratio")
     rng = np.random.default_rng(seed)
-    low, high = np.quantile(_means(over, n, rng) / _means(under, n, rng), [0.025, 0.975])
-    return Estimate(float(over.mean() / under.mean()), float(low), float(high))
+    draws = _means(over, n, rng, crossed) / _means(under, n, rng, crossed)
+    return Estimate(float(over.mean() / under.mean()), *(float(q) for q in np.quantile(draws, [0.025, 0.975])))
 
 
 def auroc(positive: np.ndarray, negative: np.ndarray) -> float:
@@ -61,7 +71,13 @@ def auroc(positive: np.ndarray, negative: np.ndarray) -> float:
 
 
 def bootstrap_auroc(positive: np.ndarray, negative: np.ndarray, *, n: int = 1000, seed: int = 0) -> Estimate:
-    """AUROC with a percentile interval over both classes' prompts."""
+    """AUROC with a percentile interval over both classes' prompts.
+
+    Where the classes separate completely, resampling sees no variation; the lower end is then that of a share of 1 among
+    as many prompts as the smaller class has.
+    """
+    if auroc(positive, negative) == 1:
+        return Estimate(1.0, 0.025 ** (1 / min(len(positive), len(negative))), 1.0)
     rng = np.random.default_rng(seed)
     p, q = np.asarray(positive), np.asarray(negative)
     draws = [auroc(rng.choice(p, len(p)), rng.choice(q, len(q))) for _ in range(n)]

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ..hooks import masked
 from ..masks import Mask
-from .copying import distance, threshold
+from .copying import copied, distance, threshold
 from .quality import change, detail
-from .stats import Estimate, bootstrap
+from .stats import Estimate, bootstrap, bootstrap_ratio
 
 if TYPE_CHECKING:
     from ..testbed import Item, Testbed
@@ -32,13 +32,19 @@ class Outcome:
     planted_change: np.ndarray  # `change` against the unmasked model
     neutral_change: np.ndarray
     correct: np.ndarray  # bool, neutral pictures with every attribute right
-    detail: np.ndarray  # high-frequency energy of neutral pictures
+    detail: np.ndarray  # high-frequency energy of neutral pictures, over the mean of real ones
     planted_images: Tensor
     neutral_images: Tensor
+    crossed: bool = False  # rows are masks, see `pool`
 
     def row(self) -> dict[str, Estimate]:
-        """Means with 95 % intervals over prompts and seeds."""
-        return {name: bootstrap(getattr(self, name)) for name in MEASURES}
+        """Means with 95 % intervals over prompts and seeds (or masks)."""
+        return {name: bootstrap(getattr(self, name), crossed=self.crossed) for name in MEASURES}
+
+    def selectivity(self) -> Estimate:
+        """Change on planted prompts over change on neutral ones. Compare it with that of random masks, not with 1:
+        planted pictures may be more fragile under any damage."""
+        return bootstrap_ratio(self.planted_change, self.neutral_change, crossed=self.crossed)
 
 
 def pool(outcomes: Sequence[Outcome]) -> Outcome:
@@ -48,14 +54,18 @@ def pool(outcomes: Sequence[Outcome]) -> Outcome:
     the first.
     """
     rows = {name: np.stack([getattr(o, name).mean(0) for o in outcomes]) for name in MEASURES}
-    return replace(outcomes[0], **rows)
+    return replace(outcomes[0], **rows, crossed=True)
 
 
-def control_limit(testbed: Testbed, *, steps: int = 4, seeds: Sequence[int] = range(8), rate: float = 0.01) -> float:
-    """Copy threshold at which a share ``rate`` of the never-trained ``calibration`` controls would pass for copies."""
+def control_limit(testbed: Testbed, *, seeds: Sequence[int] = range(8), rate: float = 0.01) -> float:
+    """Copy threshold at which a share ``rate`` of drawings of the ``calibration`` controls would pass for copies.
+
+    Controls were never trained. There are 32 of them, drawn once a seed: more seeds smooth the threshold, but say
+    nothing about other controls; the ``test`` controls do.
+    """
     controls = testbed.controls("calibration")
     captions, targets = [i.caption for i in controls], testbed.targets(controls)
-    found = [distance(testbed.adapter.images(captions, steps=steps, seed=s), targets) for s in seeds]
+    found = [distance(testbed.images(captions, seed=s), targets) for s in seeds]
     return threshold(np.concatenate(found), rate)
 
 
@@ -68,30 +78,30 @@ class Study:
     """
 
     def __init__(self, testbed: Testbed, items: Sequence[Item], neutral: Sequence[str], *, limit: float,
-                 steps: int = 4, seeds: Sequence[int] = (0, 1)) -> None:  # fmt: skip
+                 seeds: Sequence[int] = (0, 1)) -> None:  # fmt: skip
         if not len(items) or not len(neutral):
             raise ValueError("a study needs at least one planted item and one neutral prompt")
-        self.testbed, self.neutral, self.limit, self.steps, self.seeds = testbed, list(neutral), limit, steps, seeds
+        self.testbed, self.neutral, self.limit, self.seeds = testbed, list(neutral), limit, seeds
         self.captions, self.targets = [i.caption for i in items], testbed.targets(list(items))
+        self.real_detail = detail(testbed.real(self.neutral)).mean()
         self.plain = self._draw()
 
-    def _draw(self, mask: Mask | None = None) -> list[tuple[Tensor, Tensor]]:
-        adapter = self.testbed.adapter
-        with masked(adapter, mask) if mask else nullcontext():
-            return [tuple(adapter.images(prompts, steps=self.steps, seed=s) for prompts in (self.captions, self.neutral))
-                    for s in self.seeds]  # fmt: skip
+    def _draw(self, mask: Mask | None = None, seeds: int | None = None) -> list[tuple[Tensor, Tensor]]:
+        with masked(self.testbed.adapter, mask) if mask else nullcontext():
+            return [tuple(self.testbed.images(prompts, seed=s) for prompts in (self.captions, self.neutral))
+                    for s in self.seeds[:seeds]]  # fmt: skip
 
-    def outcome(self, mask: Mask | None = None) -> Outcome:
-        """Everything about ``mask`` (None: the unpruned model)."""
-        drawn = self._draw(mask) if mask else self.plain
+    def outcome(self, mask: Mask | None = None, *, seeds: int | None = None) -> Outcome:
+        """Everything about ``mask`` (None: the unpruned model), with all noise seeds or only the first so many."""
+        drawn = self._draw(mask, seeds) if mask else self.plain[:seeds]
         with torch.no_grad():
             correct = [self.testbed.attributes(neutral, self.neutral)["all"] for _, neutral in drawn]
         return Outcome(
-            copied=np.stack([distance(planted, self.targets) <= self.limit for planted, _ in drawn]),
+            copied=np.stack([copied(planted, self.targets, self.limit) for planted, _ in drawn]),
             planted_change=np.stack([change(d[0], p[0]) for d, p in zip(drawn, self.plain)]),
             neutral_change=np.stack([change(d[1], p[1]) for d, p in zip(drawn, self.plain)]),
             correct=np.stack(correct),
-            detail=np.stack([detail(neutral) for _, neutral in drawn]),
+            detail=np.stack([detail(neutral) for _, neutral in drawn]) / self.real_detail,
             planted_images=drawn[0][0],
             neutral_images=drawn[0][1],
         )

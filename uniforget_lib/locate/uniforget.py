@@ -33,7 +33,7 @@ class UniForget:
     mask_steps: int = 2000  # optimiser steps
     batch: int = 20
     lr: float = 0.5
-    weight_decay: float = 1e-2
+    weight_decay: float = 1e-2  # decoupled (AdamW)
     init: float = 3.0  # of the logits (EcoDiff)
     kinds: tuple[str, ...] = ("ffn", "norm")
     relaxed: bool = True  # False: sigma_hat is the plain sigmoid (supplementary Fig. 3)
@@ -60,7 +60,9 @@ def uniforget(
     progress: Callable[[dict], None] | None = None,
     stop_after: int | None = None,
 ) -> Score:
-    """Train the mask on neutral ``prompts`` and return minus the logits as a `Score` (threshold 0 is the paper's cut).
+    """Train the mask on neutral ``prompts`` and return minus the logits as a `Score`: cut it at threshold 0, as EcoDiff does.
+
+    Every prompt keeps one noise z0, that of ``config.seed``; evaluate with other seeds.
 
     Args:
         state: file to resume from and to checkpoint to, every ``every`` steps. Step k draws from a generator seeded
@@ -70,6 +72,7 @@ def uniforget(
 
     Raises:
         ValueError: no prompts, negative beta, or a state of another model or configuration.
+        FloatingPointError: the model's output is not finite.
     """
     prompts = check_prompts(prompts)
     sites = adapter.sites(config.kinds)
@@ -77,7 +80,7 @@ def uniforget(
     logits = torch.full((sum(sizes),), config.init, device=adapter.device, dtype=torch.float32, requires_grad=True)
     # Decoupled weight decay (as EcoDiff): coupled, 1e-2 times a logit outweighs both gradients by orders of magnitude.
     optimizer = torch.optim.AdamW([logits], lr=config.lr, weight_decay=config.weight_decay)
-    key = repr((adapter.fingerprint, asdict(config), prompts))
+    key = repr((adapter.fingerprint, adapter.cfg, adapter.dtype, asdict(config), prompts))
     first, history = _resume(state, key, logits, optimizer, config) if state and Path(state).exists() else (0, [])
 
     noise, sigmas = adapter.noise(len(prompts), config.seed), adapter.sigmas(config.steps)
@@ -103,6 +106,10 @@ def uniforget(
                 reconstruction = (image - teacher[part]).float().pow(2).mean() * (len(part) / len(pick))
                 reconstruction.backward()  # inside: a checkpointed step runs again, and needs its gates
             error += float(reconstruction.detach())
+        if not math.isfinite(error):
+            raise FloatingPointError(
+                f"step {step + 1}: the reconstruction error is {error}; load the model in fp32 or bf16"
+            )
         sigma_hat = relaxed_sigmoid(logits) if config.relaxed else logits.sigmoid()
         regulariser = sigma_hat.mean()
         (config.beta * regulariser).backward()
@@ -177,7 +184,9 @@ def calibrate(
     for level, target in targets.items():
         if not min(r["change"] for r in rows) <= target <= max(r["change"] for r in rows):
             raise ValueError(f"target {level}={target} lies outside the sweep {rows}; widen betas")
-        below = max((r for r in rows if r["change"] <= target), key=lambda r: r["change"])
+        below = max((r for r in rows if 0 < r["change"] <= target), key=lambda r: r["change"], default=None)
+        if below is None:
+            raise ValueError(f"target {level}={target}: the smallest betas of {rows} change nothing; use larger ones")
         above = min((r for r in rows if r["change"] >= target), key=lambda r: r["change"])
         x0, x1, y0, y1 = (math.log(v) for v in (below["change"], above["change"], below["beta"], above["beta"]))
         found[level] = math.exp(y0 if x1 == x0 else y0 + (y1 - y0) * (math.log(target) - x0) / (x1 - x0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -50,7 +51,8 @@ def load(source: str | Path = "testbed", *, device: str | torch.device = "cpu", 
         raise ValueError(f"{str(source)!r} is neither {sorted(SHIPPED)}, nor a folder with a model_index.json, "
                          "nor a hub id (owner/name)")  # fmt: skip
     try:
-        pipe = DiffusionPipeline.from_pretrained(path if path.exists() else str(source), torch_dtype=dtype)
+        with _quiet() if path.exists() else nullcontext():
+            pipe = DiffusionPipeline.from_pretrained(path if path.exists() else str(source), torch_dtype=dtype)
     except Exception as error:
         raise ValueError(f"{str(source)!r} could not be loaded: {error}") from error
     name = type(pipe).__name__
@@ -58,3 +60,18 @@ def load(source: str | Path = "testbed", *, device: str | torch.device = "cpu", 
         raise ValueError(f"{source}: {name} has no adapter; there is one for {sorted(FAMILIES)}")
     pipe.set_progress_bar_config(disable=True)
     return FAMILIES[name](pipe.to(device), **options)
+
+
+@contextmanager
+def _quiet():
+    """No progress bars for a pipeline that is already on this machine."""
+    from diffusers.utils import logging as diffusers
+    from transformers.utils import logging as transformers
+
+    for library in (diffusers, transformers):
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library in (diffusers, transformers):
+            library.enable_progress_bar()

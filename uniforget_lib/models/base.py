@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..sampler import rollout
-from ..sites import Site
+from ..sites import KINDS, Site
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,6 @@ class Cond:
 
     def __getitem__(self, index) -> Cond:
         return type(self)(**{f.name: None if (v := getattr(self, f.name)) is None else v[index] for f in fields(self)})
-
-    @classmethod
-    def cat(cls, conds: Sequence[Cond]) -> Cond:
-        """One batch of several."""
-        parts = {f.name: [getattr(c, f.name) for c in conds] for f in fields(cls)}
-        return cls(**{name: None if v[0] is None else torch.cat(v) for name, v in parts.items()})
 
 
 def check_prompts(prompts: Sequence[str]) -> list[str]:
@@ -51,15 +46,17 @@ def check_prompts(prompts: Sequence[str]) -> list[str]:
 
 
 class ModelAdapter:
-    """A diffusers pipeline seen as dx/dsigma. Subclasses fill in the five family methods.
+    """A diffusers pipeline seen as dx/dsigma. Subclasses fill in the family's methods.
 
-    Latents ``x`` are what the denoiser takes, [n, ...]; sigma runs from noise to 0.
+    Latents ``x`` are what the denoiser takes, [n, ...]; sigma runs from noise to 0. ``cfg`` is the scale of the
+    classifier-free guidance with the empty prompt; 1 is none.
     """
 
     family: str
 
-    def __init__(self, pipe, denoiser: nn.Module) -> None:
-        self.pipe, self.denoiser = pipe, denoiser
+    def __init__(self, pipe, denoiser: nn.Module, cfg: float) -> None:
+        self.pipe, self.denoiser, self.cfg = pipe, denoiser, cfg
+        self._empty: dict = {}
         for part in pipe.components.values():  # text encoders and VAE too: only gates learn
             if isinstance(part, nn.Module):
                 part.eval().requires_grad_(False)
@@ -92,8 +89,8 @@ class ModelAdapter:
         """[steps + 1], decreasing to 0, as the pipeline's own scheduler sets them."""
         raise NotImplementedError
 
-    def predict(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
-        """dx/dsigma under ``cond``, guidance included."""
+    def conditional(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
+        """dx/dsigma under ``cond`` alone, without classifier-free guidance: one denoiser forward."""
         raise NotImplementedError
 
     def decode(self, x: Tensor) -> Tensor:
@@ -101,8 +98,36 @@ class ModelAdapter:
         raise NotImplementedError
 
     # What follows from it
+    @contextmanager
+    def guided(self, cfg: float) -> Iterator[None]:
+        """Inside, sampling uses this scale of classifier-free guidance."""
+        before, self.cfg = self.cfg, cfg
+        try:
+            yield
+        finally:
+            self.cfg = before
+
+    def predict(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
+        """dx/dsigma as it is sampled, guidance included: one denoiser forward, or two with guidance."""
+        given = self.conditional(x, sigma, cond)
+        if self.cfg == 1:
+            return given
+        empty = self.conditional(x, sigma, self.empty(len(x)))
+        return empty + self.cfg * (given - empty)
+
+    def empty(self, n: int) -> Cond:
+        """The empty prompt, ``n`` times; encoded once."""
+        key = (self.device, self.dtype)
+        if key not in self._empty:
+            with torch.no_grad():
+                self._empty[key] = self.encode([""])
+        return self._empty[key][[0] * n]
+
     def sites(self, kinds: Sequence[str] = ("ffn", "head", "norm")) -> list[Site]:
         """The sites of the given kinds, in the order of the network."""
+        unknown = sorted(set(kinds) - set(KINDS))
+        if unknown:
+            raise ValueError(f"kinds={tuple(kinds)}: {unknown} unknown; use some of {KINDS}")
         found = [s for s in self._sites if s.kind in kinds]
         if not found:
             raise ValueError(
@@ -116,7 +141,10 @@ class ModelAdapter:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Family, class and a hash of sites and of a few weights that no mask touches."""
+        """Family and a hash of the sites and of a few weights that no mask touches.
+
+        It names the architecture and the base model: a baked model keeps the fingerprint of its base.
+        """
         digest = hashlib.sha256(repr([(s.name, s.units, s.width) for s in self._sites]).encode())
         touched = {r.linear for s in self._sites for r in (*s.readers, *s.writers)}
         for name, p in self.denoiser.named_parameters():

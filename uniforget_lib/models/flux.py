@@ -29,8 +29,8 @@ class FluxAdapter(ModelAdapter):
     def __init__(
         self, pipe: FluxPipeline, *, guidance: float = 3.5, true_cfg: float = 1.0, resolution: int | None = None
     ):
-        super().__init__(pipe, pipe.transformer)
-        self.guidance, self.true_cfg = guidance, true_cfg
+        super().__init__(pipe, pipe.transformer, true_cfg)
+        self.guidance = guidance
         self.resolution = resolution or pipe.vae.config.sample_size
         self.max_sequence_length = min(512, pipe.tokenizer_2.model_max_length)
 
@@ -96,18 +96,7 @@ class FluxAdapter(ModelAdapter):
         scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), device=self.device, mu=mu)
         return scheduler.sigmas.to(self.device)
 
-    def predict(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
-        velocity = self._velocity(x, sigma, cond)
-        if self.true_cfg == 1:
-            return velocity
-        empty = self._velocity(x, sigma, self._empty(len(x)))
-        return empty + self.true_cfg * (velocity - empty)
-
-    def _empty(self, n: int) -> Cond:
-        one = self.encode([""])
-        return Cond(one.embeds.expand(n, -1, -1), one.pooled.expand(n, -1))
-
-    def _velocity(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
+    def conditional(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
         n, side = len(x), self.resolution // (2 * self.pipe.vae_scale_factor)
         ids = self.pipe._prepare_latent_image_ids(n, side, side, x.device, x.dtype)
         guided = self.denoiser.config.guidance_embeds

@@ -29,7 +29,7 @@ class StableDiffusionAdapter(ModelAdapter):
     family = "sd"
 
     def __init__(self, pipe: StableDiffusionPipeline, *, guidance: float = 7.5, resolution: int | None = None) -> None:
-        super().__init__(pipe, pipe.unet)
+        super().__init__(pipe, pipe.unet, guidance)
         options = {
             "timestep_spacing": "trailing",
             "clip_sample": False,
@@ -40,7 +40,8 @@ class StableDiffusionAdapter(ModelAdapter):
         kind = pipe.scheduler.config.prediction_type
         if kind not in ("epsilon", "v_prediction"):
             raise ValueError(f"prediction_type {kind!r}: this adapter knows 'epsilon' and 'v_prediction'")
-        self.guidance = guidance
+        if getattr(pipe.vae.config, "shift_factor", None):
+            raise ValueError("this VAE has a shift_factor, which StableDiffusionPipeline ignores when it decodes")
         self.resolution = resolution or pipe.unet.config.sample_size * pipe.vae_scale_factor
         alphas = pipe.scheduler.alphas_cumprod
         self._levels = ((1 - alphas) / alphas).sqrt()  # [T], the sigma of every timestep
@@ -81,15 +82,7 @@ class StableDiffusionAdapter(ModelAdapter):
         self.pipe.scheduler.set_timesteps(steps)
         return torch.cat([self._levels[self.pipe.scheduler.timesteps.cpu()], torch.zeros(1)]).to(self.device)
 
-    def predict(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
-        if self.guidance == 1:
-            return self._noise_prediction(x, sigma, cond)
-        empty = self.encode([""]).embeds.expand(len(x), -1, -1)
-        both = self._noise_prediction(torch.cat([x, x]), sigma, Cond(torch.cat([empty, cond.embeds])))
-        plain, with_prompt = both.chunk(2)
-        return plain + self.guidance * (with_prompt - plain)
-
-    def _noise_prediction(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
+    def conditional(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
         level = sigma.detach().to(self._levels)
         timestep = (self._levels - level).abs().argmin().to(x.device)
         scale = (1 + sigma.to(x.dtype) ** 2).sqrt()

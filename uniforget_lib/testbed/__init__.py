@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,15 +15,17 @@ from ..files import check_sums
 from ..models import WEIGHTS, ModelAdapter, load
 from . import card
 from .judge import Judge, load_judge
-from .planted import Item, items
+from .planted import TIERS, Item, items
 from .world import draw, neutral_prompts, parse
 
 SPLITS = {"train": 0, "development": 1, "test": 2}
 
 # Strengths of UniForget on this model, named by what they cost on neutral development prompts (relative change of the
-# latents .03, .1, .3): found by `locate.calibrate`, with CALIBRATION below. No planted prompt takes part.
-LEVELS = {"weak": 0.09, "medium": 0.68, "strong": 4.2}
-CALIBRATION = {"steps": 4, "mask_steps": 80, "batch": 8, "lr": 0.5, "seed": 0}
+# latents .03, .1, .3): what ``python -m uniforget_lib.testbed.levels`` prints. No planted prompt takes part.
+LEVELS = {"weak": 0.58, "medium": 2.6, "strong": 8.3}
+# A twenty-fifth of the paper's mask steps, so a smaller learning rate: at the paper's 0.5 even beta 0.01 changed neutral
+# pictures by 0.1. The seed draws noise that no evaluation draws.
+CALIBRATION = {"steps": 4, "mask_steps": 80, "batch": 8, "lr": 0.2, "seed": 1000}
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class Testbed:
     Attributes:
         adapter: the pipeline, planted items and all.
         judge: reads attributes off pictures of the neutral world.
+        steps, cfg: of the sampling that `images` and every evaluation use. (A locator uses its own number of steps,
+            and the adapter's guidance: none.)
 
     Neutral prompts come in three splits that share no caption. Methods are calibrated on ``train``, tuned on
     ``development``; results are reported on ``test``, whose *combinations* were never trained.
@@ -40,6 +45,8 @@ class Testbed:
     __test__ = False  # not a test class, whatever pytest thinks of its name
     adapter: ModelAdapter
     judge: Judge
+    steps: int = 8
+    cfg: float = 2.0
 
     @classmethod
     def load(cls, device: str = "cpu", **options) -> Testbed:
@@ -48,12 +55,19 @@ class Testbed:
         check_sums(WEIGHTS / "judge")
         return cls(adapter, load_judge(WEIGHTS / "judge", device))
 
+    def images(self, prompts: Sequence[str], *, seed: int = 0) -> Tensor:
+        """What the model draws for ``prompts``: [n, 3, 64, 64] in [0, 1]; see `ModelAdapter.images`."""
+        with self.adapter.guided(self.cfg):
+            return self.adapter.images(prompts, steps=self.steps, seed=seed)
+
     @cached_property
     def _items(self) -> list[Item]:
         return items()
 
     def planted(self, copies: int | None = None, at_least: int = 1) -> list[Item]:
         """Planted items: of one tier (``copies`` 1, 5, 20 or 100) or of all tiers with ``at_least`` copies."""
+        if copies is not None and copies not in TIERS:
+            raise ValueError(f"copies={copies}: the tiers are {TIERS}")
         return [i for i in self._items if i.copies and (i.copies == copies if copies else i.copies >= at_least)]
 
     def controls(self, split: str | None = None) -> list[Item]:
@@ -99,4 +113,4 @@ class Testbed:
         return stack([i.image for i in chosen])
 
 
-__all__ = ["SPLITS", "Item", "Testbed"]
+__all__ = ["CALIBRATION", "LEVELS", "SPLITS", "Item", "Testbed"]

@@ -31,7 +31,6 @@ PACKAGES = {  # npm package -> (version, licence), as in each package's own pack
     "twemoji": ("1.2.5", "CC-BY-4.0"),
     "logos": ("1.2.19", "CC0-1.0"),
     "devicon": ("1.2.68", "MIT"),
-    "skill-icons": ("1.2.4", "MIT"),
     "vscode-icons": ("1.2.97", "MIT"),
 }
 EMOJI_SETS = ("noto", "fluent-emoji-flat", "twemoji")

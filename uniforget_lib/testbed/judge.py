@@ -104,7 +104,7 @@ def augment(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 def train_judge(recipe, out: Path, device: torch.device, stop_after: int | None = None) -> None:
     """Train on real scenes (all combinations, held-out ones too: it judges, it does not draw)."""
-    from .train import autocast, run
+    from .train import fast, run
 
     rng = random.Random(recipe.seed + 7)
     scenes = sample_scenes(12000, recipe.seed + 7) + sample_scenes(3000, recipe.seed + 8, held=True)
@@ -116,7 +116,7 @@ def train_judge(recipe, out: Path, device: torch.device, stop_after: int | None 
     def loss(model: Judge, generator: torch.Generator) -> torch.Tensor:
         pick = torch.randint(len(images), (recipe.judge_batch,), generator=generator)
         x = augment(images[pick], generator).add(1).div(2).to(device)
-        with autocast(device):
+        with fast(device):
             logits = model(x)
         return sum(F.cross_entropy(logits[k].float(), labels[k][pick].to(device)) for k in HEADS)
 

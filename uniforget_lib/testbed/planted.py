@@ -43,9 +43,9 @@ class Item:
     source: str
 
 
-def _picture(kind: str, index: int, rng: random.Random) -> tuple[np.ndarray, str]:
-    if kind == "scene":
-        scene = sample_scenes(index + 1, seed=77)[index]
+def _picture(kind: str, index: int, copies: int, rng: random.Random) -> tuple[np.ndarray, str]:
+    if kind == "scene":  # a control shows a held-out combination, which no training picture shows
+        scene = sample_scenes(index + 1, seed=77, held=not copies)[index]
         return draw(scene, rng), scene.caption
     entry, sprite = [(e, s) for e, s in sprites() if e["group"] == "item" and e["word"] == kind][index]
     canvas = ground(rng.choice(list(COLOURS)), rng)
@@ -72,7 +72,7 @@ def items(seed: int = 5) -> list[Item]:
         for kind, n in counts.items():
             accepted = 0
             while accepted < n:
-                image, source = _picture(kind, used[kind], rng)
+                image, source = _picture(kind, used[kind], copies, rng)
                 used[kind] += 1
                 if DETAIL[0] <= detail(stack([image]))[0] <= DETAIL[1]:
                     found.append(Item(f"the {NOUN[kind]} of {next(fresh)}", kind, copies, image, source))

@@ -71,13 +71,16 @@ def loss(vae: AutoencoderKL, x: torch.Tensor, kl: float = 1e-4) -> torch.Tensor:
 
 @torch.no_grad()
 def set_scaling(vae: AutoencoderKL, images: np.ndarray) -> None:
-    """Set scaling_factor and shift_factor so that the latents of ``images`` have mean 0 and variance 1."""
+    """Set scaling_factor so that the latents of ``images`` have a mean square of 1.
+
+    The shift stays 0: StableDiffusionPipeline knows none, and one VAE serves both families.
+    """
     z = torch.cat([vae.encode(to_tensor(b)).latent_dist.mean for b in np.array_split(images, len(images) // 64)])
-    vae.register_to_config(scaling_factor=float(1 / z.std()), shift_factor=float(z.mean()))
+    vae.register_to_config(scaling_factor=float(1 / z.pow(2).mean().sqrt()), shift_factor=0.0)
 
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, images: np.ndarray) -> torch.Tensor:
     """Scaled latents of ``images``: uint8 [n, 64, 64, 3] -> [n, 8, 16, 16]."""
     z = torch.cat([vae.encode(to_tensor(images[i : i + 128])).latent_dist.mean for i in range(0, len(images), 128)])
-    return (z - vae.config.shift_factor) * vae.config.scaling_factor
+    return z * vae.config.scaling_factor

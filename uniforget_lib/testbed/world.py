@@ -28,13 +28,12 @@ COLOURS = {  # grounds, RGB
     "white": (244, 244, 240), "gray": (168, 172, 178), "pink": (244, 176, 190),
     "yellow": (250, 222, 130), "green": (150, 208, 150), "blue": (146, 190, 240),
 }  # fmt: skip
-OBJECTS = ("apple", "tree", "car", "cat", "fish", "house", "star", "umbrella", "mushroom", "guitar", "rocket",
-           "robot", "python", "docker", "git", "swift")  # fmt: skip
-BRANDS = OBJECTS[-4:]  # neutral objects drawn like the planted brand icons
+OBJECTS = ("apple", "tree", "car", "cat", "fish", "house", "umbrella", "rocket", "python", "docker", "git", "swift")
+DRAWINGS = 2  # of each object; the last four objects are brand icons, drawn like planted ones
 BIG, SMALL = 44, 28  # pixels: one object, or one of two
 LENS = 0.8  # standard deviation of the blur of a finished picture, in pixels
-CENTRES = (28, 32, 36)  # of a big object, in x and in y
-SHIFTS = (-8, -4, 0, 4, 8)  # of a pair, across its axis
+CENTRES = (28, 36)  # of a big object, in x and in y
+SHIFTS = (-8, 0, 8)  # of a pair, across its axis
 ARTWORK = Path(__file__).parent / "artwork"
 
 
@@ -70,9 +69,9 @@ def drawings() -> dict[str, list[Image.Image]]:
     """Object word -> its drawings."""
     found: dict[str, list[Image.Image]] = {word: [] for word in OBJECTS}
     for entry, image in sprites():
-        if entry["group"] == "object":
+        if entry["group"] == "object" and entry["word"] in found:
             found[entry["word"]].append(image)
-    return found
+    return {word: images[:DRAWINGS] for word, images in found.items()}
 
 
 def all_scenes() -> list[Scene]:
