@@ -11,6 +11,7 @@ from diffusers import FluxPipeline
 from uniforget_lib import Mask, Testbed, evaluate, load
 from uniforget_lib.files import check_sums
 from uniforget_lib.models import WEIGHTS
+from uniforget_lib.profile import PROFILES
 from uniforget_lib.testbed.judge import OTHER, example
 from uniforget_lib.testbed.train import SHIPPED, STAGES, Recipe
 from uniforget_lib.testbed.world import draw, sample_scenes
@@ -124,6 +125,11 @@ def test_splits_share_no_caption(testbed):
     assert sum(map(len, splits)) == len(set.union(*splits))
     with pytest.raises(ValueError, match="holdout"):
         testbed.neutral(1, "holdout")
+
+
+def test_every_profile_finds_its_neutral_prompts(testbed):
+    for profile in PROFILES.values():
+        assert len(testbed.neutral(profile.prompts)) == profile.prompts
 
 
 def test_study_of_no_mask_changes_nothing_and_of_a_blunt_one_does(testbed, limit):
