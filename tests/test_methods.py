@@ -219,9 +219,9 @@ def test_report_round_trip(tmp_path):
     report = Report(provenance(seed=3, device="cpu"))
     report.add(model="unpruned", copied=Estimate(0.5, 0.4, 0.6))
     again = Report.from_json(report.to_json(tmp_path / "r.json"))
-    assert again == report and "0.500 [0.400, 0.600]" in again.to_frame().to_string()
+    assert again == report and "0.50 [0.40, 0.60]" in again.to_frame().to_string()
     assert {"seed", "device", "library", "versions"} <= report.meta.keys()
-    assert list(report.compare(again, on="model")["copied (other)"]) == ["0.500 [0.400, 0.600]"]
+    assert list(report.compare(again, on="model")["copied (other)"]) == ["0.50 [0.40, 0.60]"]
     report.add(model="unpruned", copied=0.1)
     with pytest.raises(ValueError, match="several rows"):
         report.compare(again, on="model")

@@ -88,7 +88,7 @@ def compare(states: dict[str, dict[str, Tensor]], captions: Sequence[str] = (), 
              for i, name in enumerate(names)]  # fmt: skip
     fig = _bare(fig, picture, states[names[0]], title)
     slider = {"steps": steps, "active": 0, "pad": {"t": 20}, "currentvalue": {"prefix": "model: "}}
-    return _fit(fig.update_layout(sliders=[slider], margin={"l": 20, "r": 60}), picture, around=170)
+    return _fit(fig.update_layout(sliders=[slider], margin={"l": 40, "r": 60}), picture, around=170)
 
 
 def _add_picture(fig: go.Figure, picture: Image.Image, visible: bool) -> None:

@@ -16,7 +16,7 @@ class Estimate:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.mean:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
 def _means(values: np.ndarray, n: int, rng: np.random.Generator, crossed: bool) -> np.ndarray:
@@ -34,20 +34,20 @@ def _table(values: np.ndarray, who: str) -> np.ndarray:
 
 
 def bootstrap(
-    values: np.ndarray, *, crossed: bool = False, n: int = 2000, seed: int = 0, level: float = 0.95
+    values: np.ndarray, *, crossed: bool = False, share: bool = True, n: int = 2000, seed: int = 0, level: float = 0.95
 ) -> Estimate:
     """Mean of ``values`` [prompts] or [rows, prompts] with a percentile interval.
 
     Prompts are resampled, and within each prompt its rows: noise seeds, which no two prompts share. ``crossed``: rows
     are common to all prompts (masks, say) and are resampled whole. Either way pictures of one prompt do not count as
-    independent. Where every value is 0, or every value is 1, resampling sees no variation; the interval is then the
-    exact one (Clopper and Pearson) for as many prompts.
+    independent. Where every value is 0, or every value is 1, resampling sees no variation; the interval of a ``share``
+    is then the exact one (Clopper and Pearson) for as many prompts.
     """
     values = _table(values, "bootstrap")
     tail = (1 - level) / 2
-    if values.min() == values.max() and values.flat[0] in (0, 1):
-        share, bound = float(values.flat[0]), tail ** (1 / values.shape[1])
-        return Estimate(share, bound if share else 0.0, 1.0 if share else 1 - bound)
+    if share and values.min() == values.max() and values.flat[0] in (0, 1):
+        every, bound = float(values.flat[0]), tail ** (1 / values.shape[1])
+        return Estimate(every, bound if every else 0.0, 1.0 if every else 1 - bound)
     low, high = np.quantile(_means(values, n, np.random.default_rng(seed), crossed), [tail, 1 - tail])
     return Estimate(float(values.mean()), float(low), float(high))
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..testbed import Item, Testbed
 
 
+SHARES = ("copied", "correct")
 MEASURES = ("copied", "planted_change", "neutral_change", "correct", "detail")
 
 
@@ -39,7 +40,7 @@ class Outcome:
 
     def row(self) -> dict[str, Estimate]:
         """Means with 95 % intervals over prompts and seeds (or masks)."""
-        return {name: bootstrap(getattr(self, name), crossed=self.crossed) for name in MEASURES}
+        return {name: bootstrap(getattr(self, name), crossed=self.crossed, share=name in SHARES) for name in MEASURES}
 
     def selectivity(self) -> Estimate:
         """Change on planted prompts over change on neutral ones. Compare it with that of random masks, not with 1:
