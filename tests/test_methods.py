@@ -177,6 +177,7 @@ def test_bootstrap_covers_and_respects_prompts():
     every = evaluate.bootstrap(np.ones((4, 16)))
     assert every.mean == every.high == 1 and every.low == pytest.approx(0.794, abs=1e-3)  # Clopper-Pearson, 16 of 16
     assert evaluate.bootstrap(np.zeros(16)).high == pytest.approx(0.206, abs=1e-3)
+    assert evaluate.bootstrap(np.zeros(16), share=False) == Estimate(0, 0, 0)  # a change, say: no rate
     repeated = evaluate.bootstrap(np.tile([0.0, 1.0] * 50, (8, 1)))
     assert repeated.high - repeated.low > 0.9 * (e.high - e.low)  # eight equal seeds add no information
     assert evaluate.auroc([2, 3], [1, 2]) == 0.875
