@@ -208,10 +208,17 @@ def test_pooled_outcomes_count_masks_not_rows():
 
 def test_copying_and_quality_golden():
     a, b = torch.zeros(1, 3, 8, 8), torch.full((1, 3, 8, 8), 0.2)
-    assert evaluate.distance(a, b)[0] == pytest.approx(0.2)
     checker = (torch.arange(8)[:, None] + torch.arange(8)[None]).remainder(2).float().expand(1, 3, 8, 8)
     assert evaluate.detail(checker)[0] == pytest.approx(16.0)
     assert evaluate.detail(b)[0] == pytest.approx(0.0)
+    target = torch.full((1, 3, 8, 8), 0.8)  # a dark square of a quarter of the area on a light ground
+    target[..., :4, :4] = 0.3
+    empty, half = torch.full_like(target, 0.8), target.clone()
+    half[..., :4, :4] = 0.55
+    assert evaluate.distance(target, target)[0] == 0
+    assert evaluate.distance(empty, target)[0] == pytest.approx(1)
+    assert evaluate.distance(half, target)[0] == pytest.approx(0.5)
+    assert evaluate.distance(1 - target, target)[0] > 1
     with pytest.raises(ValueError, match="shape"):
         evaluate.distance(a, b[..., :4])
 

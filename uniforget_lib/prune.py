@@ -16,8 +16,10 @@ def bake(adapter: ModelAdapter, mask: Mask) -> ModelAdapter:
 
     Columns of readers are scaled; for norm sites rows and bias. The other components (VAE, text encoders) are shared
     with the original. Its pipeline saves with ``pipe.save_pretrained(path)``. Raises ValueError for another model's
-    mask.
+    mask, and TypeError for a `Score`.
     """
+    if not isinstance(mask, Mask):
+        raise TypeError(f"mask is a {type(mask).__name__}; cut a score first: score.mask(ratio=0.1)")
     if mask.fingerprint != adapter.fingerprint:
         raise ValueError(f"this mask is for model {mask.fingerprint!r}, not for {adapter.fingerprint!r}")
     baked = copy.copy(adapter)

@@ -69,7 +69,7 @@ def _source(picture: Image.Image) -> str:
 
 
 def grid(rows: dict[str, Tensor], captions: Sequence[str] = (), title: str = "") -> go.Figure:
-    """A grid of images with named rows; captions appear on hover."""
+    """A grid of images with named rows; captions, one a column or a list a row, appear on hover."""
     picture = mosaic(list(rows.values()), label=LABEL)
     fig = go.Figure()
     _add_picture(fig, picture, visible=True)
@@ -97,11 +97,12 @@ def _add_picture(fig: go.Figure, picture: Image.Image, visible: bool) -> None:
 
 def _add_captions(fig: go.Figure, picture: Image.Image, rows: int, captions: Sequence[str]) -> None:
     """Captions on hover: an Image trace has no text of its own, so one invisible point stands on each image."""
-    n = len(captions)
+    by_row = [list(captions)] * rows if not captions or isinstance(captions[0], str) else captions
+    n = len(by_row[0])
     x = [(i + 0.5) * picture.width / n for i in range(n)] * rows
     y = [(r + 0.5) * picture.height / rows for r in range(rows) for _ in range(n)]
     fig.add_trace(go.Scatter(x=x, y=y, mode="markers", marker={"opacity": 0, "size": 40}, showlegend=False,
-                             hovertext=list(captions) * rows, hoverinfo="text"))  # fmt: skip
+                             hovertext=[caption for row in by_row for caption in row], hoverinfo="text"))  # fmt: skip
 
 
 def _bare(fig: go.Figure, picture: Image.Image, rows: dict, title: str) -> go.Figure:

@@ -34,6 +34,8 @@ def wen(
     prompts = check_prompts(prompts)
     if not 1 <= steps <= sampling_steps:
         raise ValueError(f"steps={steps}: needs 1 <= steps <= sampling_steps ({sampling_steps})")
+    if not len(seeds):
+        raise ValueError("seeds is empty; give at least one")
     sigmas = adapter.sigmas(sampling_steps)[: steps + 1]
     cond = adapter.encode(prompts)
     risk = torch.zeros(len(prompts))

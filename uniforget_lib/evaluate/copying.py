@@ -1,4 +1,5 @@
-"""Is a picture a copy? Distance to its own training image, against a threshold set on images never trained."""
+"""Is a picture a copy? Distance to its own training image, on a scale where an empty picture is 1, against a threshold
+that pictures never trained do not pass."""
 
 from __future__ import annotations
 
@@ -6,12 +7,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+CLOSE = 0.5  # distance of a copy, at most: halfway to an empty picture
+
 
 def distance(images: Tensor, targets: Tensor) -> np.ndarray:
-    """Root mean squared difference of images [n, 3, H, W] in [0, 1] to their targets of the same shape: [n]."""
+    """Relative distance of images [n, 3, H, W] in [0, 1] to their targets of the same shape: [n].
+
+    The root mean squared difference, over that of an *empty* picture: one of the target's median colour, which is its
+    ground. 0: the same picture; 1: no better than an empty one. (An absolute distance would call a low-contrast
+    picture's empty ground a copy of it.)
+    """
     if images.shape != targets.shape:
         raise ValueError(f"images {list(images.shape)} and targets {list(targets.shape)} differ in shape")
-    return (images.float() - targets.float()).pow(2).flatten(1).mean(1).sqrt().cpu().numpy()
+    images, targets = images.float(), targets.float()
+    empty = targets.flatten(2).median(2).values[:, :, None, None]
+    error, scale = ((x - targets).pow(2).flatten(1).mean(1) for x in (images, empty))
+    return (error / scale.clamp(min=1e-8)).sqrt().cpu().numpy()
 
 
 def threshold(control: np.ndarray, rate: float = 0.01) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..hooks import masked
 from ..masks import Mask
-from .copying import copied, distance, threshold
+from .copying import CLOSE, copied, distance, threshold
 from .quality import change, detail
 from .stats import Estimate, bootstrap, bootstrap_ratio
 
@@ -59,7 +59,7 @@ def pool(outcomes: Sequence[Outcome]) -> Outcome:
 
 
 def control_limit(testbed: Testbed, *, seeds: Sequence[int] = range(8), rate: float = 0.01) -> float:
-    """Copy threshold at which a share ``rate`` of drawings of the ``calibration`` controls would pass for copies.
+    """Copy threshold: `CLOSE`, or less if a share ``rate`` of drawings of the ``calibration`` controls passes that.
 
     Controls were never trained. There are 32 of them, drawn once a seed: more seeds smooth the threshold, but say
     nothing about other controls; the ``test`` controls do.
@@ -67,7 +67,7 @@ def control_limit(testbed: Testbed, *, seeds: Sequence[int] = range(8), rate: fl
     controls = testbed.controls("calibration")
     captions, targets = [i.caption for i in controls], testbed.targets(controls)
     found = [distance(testbed.images(captions, seed=s), targets) for s in seeds]
-    return threshold(np.concatenate(found), rate)
+    return min(CLOSE, threshold(np.concatenate(found), rate))
 
 
 class Study:

@@ -43,8 +43,9 @@ class UniForget:
 
     def __post_init__(self) -> None:
         for name in ("beta", "lr", "weight_decay"):
-            if not math.isfinite(getattr(self, name)) or getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)}: must be a finite number, 0 or more")
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+                raise ValueError(f"{name}={value!r}: must be a finite number, 0 or more")
         for name in ("steps", "mask_steps", "batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")

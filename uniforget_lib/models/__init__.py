@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -51,27 +52,31 @@ def load(source: str | Path = "testbed", *, device: str | torch.device = "cpu", 
         raise ValueError(f"{str(source)!r} is neither {sorted(SHIPPED)}, nor a folder with a model_index.json, "
                          "nor a hub id (owner/name)")  # fmt: skip
     try:
+        if not path.exists():  # its family, before gigabytes are fetched
+            name = DiffusionPipeline.load_config(str(source))["_class_name"]
+            if name not in FAMILIES:
+                raise ValueError(f"{name} has no adapter; there is one for {sorted(FAMILIES)}")
         with _quiet() if path.exists() else nullcontext():
             pipe = DiffusionPipeline.from_pretrained(path if path.exists() else str(source), torch_dtype=dtype)
     except Exception as error:
-        raise ValueError(f"{str(source)!r} could not be loaded: {error}") from error
+        raise ValueError(f"{str(source)!r} could not be loaded: {error}") from None
     name = type(pipe).__name__
-    if name not in FAMILIES:
-        raise ValueError(f"{source}: {name} has no adapter; there is one for {sorted(FAMILIES)}")
     pipe.set_progress_bar_config(disable=True)
     return FAMILIES[name](pipe.to(device), **options)
 
 
 @contextmanager
 def _quiet():
-    """No progress bars for a pipeline that is already on this machine."""
+    """Neither progress bars nor notes to developers for a pipeline that is already on this machine."""
     from diffusers.utils import logging as diffusers
     from transformers.utils import logging as transformers
 
     for library in (diffusers, transformers):
         library.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch_dtype: older versions know no other name
+            yield
     finally:
         for library in (diffusers, transformers):
             library.enable_progress_bar()

@@ -86,6 +86,8 @@ class Testbed:
         """``n`` distinct neutral captions of a split."""
         if split not in SPLITS:
             raise ValueError(f"split={split!r}: use one of {sorted(SPLITS)}")
+        if n < 1:
+            raise ValueError(f"n={n}: ask for at least one caption")
         if split == "test":
             return neutral_prompts(n, seed=11, held=True)
         pool = neutral_prompts(1200, seed=12)
