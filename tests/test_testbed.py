@@ -78,6 +78,7 @@ def test_no_spoiled_picture_passes_for_a_copy(testbed, limit):
     empty = targets.flatten(2).median(2).values[:, :, None, None].expand_as(targets)
     for spoiled in (empty, targets.roll(1, 0), targets.roll(8, 3)):
         assert evaluate.copied(spoiled, targets, limit).mean() == 0
+    assert evaluate.copied(targets.roll(4, 3), targets, limit).mean() < 0.5
     assert evaluate.copied((targets + 0.02).clamp(0, 1), targets, limit).all()
 
 

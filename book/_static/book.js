@@ -67,8 +67,13 @@
     var meta = graph.layout && graph.layout.meta;
     if (!meta || !meta.aspect || !graph._fullLayout || !graph.offsetParent) { return; }
     var margin = graph._fullLayout.margin;
-    var height = Math.round(meta.around + (graph.offsetWidth - margin.l - margin.r) * meta.aspect);
-    if (Math.abs(height - graph._fullLayout.height) > 2) { window.Plotly.relayout(graph, { height: height }); }
+    var width = graph.offsetWidth - margin.l - margin.r;
+    var height = Math.round(meta.around + width * meta.aspect);
+    var values = { height: height };
+    // Labels stand in gaps of 16 pixels of the picture (LABEL in viz.py), however small it is drawn.
+    var size = Math.max(7, Math.min(12, Math.floor(14 * width / graph._fullLayout.xaxis.range[1])));
+    (graph.layout.annotations || []).forEach(function (_, i) { values["annotations[" + i + "].font.size"] = size; });
+    if (Math.abs(height - graph._fullLayout.height) > 2) { window.Plotly.relayout(graph, values); }
   }
 
   function start() {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -45,7 +46,7 @@ def check_prompts(prompts: Sequence[str]) -> list[str]:
     return prompts
 
 
-class ModelAdapter:
+class ModelAdapter(ABC):
     """A diffusers pipeline seen as dx/dsigma. Subclasses fill in the family's methods.
 
     Latents ``x`` are what the denoiser takes, [n, ...]; sigma runs from noise to 0. ``cfg`` is the scale of the
@@ -70,32 +71,32 @@ class ModelAdapter:
         return self.denoiser.dtype
 
     # The family
+    @abstractmethod
     def all_sites(self) -> list[Site]:
         """Every maskable site."""
-        raise NotImplementedError
 
+    @abstractmethod
     def encode(self, prompts: Sequence[str]) -> Cond:
         """Prompts -> Cond."""
-        raise NotImplementedError
 
+    @abstractmethod
     def noise(self, n: int, seed: int) -> Tensor:
         """Starting noise; row i is what the pipeline draws from ``torch.Generator().manual_seed(10007 seed + i)``.
 
         Drawn on the CPU, so a seed means the same picture on every device and in every batch size.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def sigmas(self, steps: int) -> Tensor:
         """[steps + 1], decreasing to 0, as the pipeline's own scheduler sets them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def conditional(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
         """dx/dsigma under ``cond`` alone, without classifier-free guidance: one denoiser forward."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, x: Tensor) -> Tensor:
         """Latents -> images [n, 3, H, W] in [0, 1]."""
-        raise NotImplementedError
 
     # What follows from it
     @contextmanager
