@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .masks import Mask
 from .sites import Site
@@ -103,3 +105,89 @@ def record(adapter: ModelAdapter, sites: list[Site]) -> Iterator[dict[str, Tenso
         for handle in handles:
             handle.remove()
         result.update({n: (t / max(counts[n], 1)).float() for n, t in totals.items()})
+
+
+class _Attention(TorchFunctionMode):
+    """Looks at every scaled dot product attention that is computed while one of the modules of interest runs."""
+
+    def __init__(self, found: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.found, self.module, self.text = found, None, 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention and self.module:
+            named = dict(zip(("query", "key", "value", "attn_mask"), args)) | kwargs
+            with torch.no_grad():
+                self.found[self.module] = self.read(named["query"].detach(), named["key"].detach(), named)
+        return func(*args, **kwargs)
+
+    def read(self, query: Tensor, key: Tensor, options: dict) -> Tensor:
+        joint = key.shape[2] > self.text  # image and text in one sequence, text first
+        query = query[:, :, self.text :] if joint else query
+        mask = options.get("attn_mask")
+        if mask is not None:
+            raise ValueError("the attention of this pipeline has a mask, which `attention` does not read")
+        scale, total = options.get("scale") or query.shape[-1] ** -0.5, 0
+        for head in range(query.shape[1]):  # one at a time: at full size all of them would fill the memory
+            weights = (query[:, head] @ key[:, head].transpose(1, 2) * scale).float().softmax(-1)
+            total = total + weights[..., : self.text] / query.shape[1]
+        return total
+
+
+@contextmanager
+def attention(adapter: ModelAdapter) -> Iterator[dict[str, Tensor]]:
+    """How much the image attends to each token of the prompt, in the last forward inside the block.
+
+    Yields a dict that fills as forwards run: module name (see `ModelAdapter.text_attention`) -> [n, image tokens, text
+    tokens], mean over heads. Cross-attention sums to 1 over the text; in joint attention the image takes its share.
+    Nothing of the model is replaced, only looked at.
+
+    Raises RuntimeError at the end of the block when no attention was seen.
+    """
+    found: dict[str, Tensor] = {}
+    mode, handles = _Attention(found), []
+
+    def enter(name: str):
+        def hook(module, args, kwargs):
+            states = kwargs.get("encoder_hidden_states")
+            if states is not None:  # single-stream blocks get one sequence, of the same text as the blocks before
+                mode.text = states.shape[1]
+            mode.module = name
+
+        return hook
+
+    def leave(module, args, out):
+        mode.module = None
+
+    try:
+        for name in adapter.text_attention():
+            module = adapter.denoiser.get_submodule(name)
+            handles += [
+                module.register_forward_pre_hook(enter(name), with_kwargs=True),
+                module.register_forward_hook(leave, always_call=True),
+            ]
+        with mode:
+            yield found
+        if not found:
+            raise RuntimeError("no attention was seen: nothing ran, or the pipeline computes attention by other means "
+                               "than torch's scaled_dot_product_attention (xformers, say); switch them off")  # fmt: skip
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def count(adapter: ModelAdapter) -> Iterator[list[int]]:
+    """Denoiser evaluations inside the block: yields [0], whose entry grows by the batch size at every forward."""
+    total = [0]
+
+    def hook(module, args, kwargs):
+        x = args[0] if args else kwargs["hidden_states"]
+        total[0] += len(x)
+
+    handle = adapter.denoiser.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield total
+    finally:
+        handle.remove()

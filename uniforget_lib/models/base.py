@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 
 import torch
+from diffusers.utils import logging
 from torch import Tensor, nn
 
 from ..sampler import rollout
@@ -75,9 +77,15 @@ class ModelAdapter(ABC):
     def all_sites(self) -> list[Site]:
         """Every maskable site."""
 
+    max_tokens: int  # of a prompt, special ones included
+
     @abstractmethod
-    def encode(self, prompts: Sequence[str]) -> Cond:
-        """Prompts -> Cond."""
+    def token_counts(self, prompts: list[str]) -> Tensor:
+        """Tokens of each prompt as attention sees it, special ones included, padding not, before it is cut: int [n]."""
+
+    @abstractmethod
+    def encode_checked(self, prompts: list[str]) -> Cond:
+        """Prompts -> Cond; `encode` has checked them."""
 
     @abstractmethod
     def noise(self, n: int, seed: int) -> Tensor:
@@ -98,7 +106,41 @@ class ModelAdapter(ABC):
     def decode(self, x: Tensor) -> Tensor:
         """Latents -> images [n, 3, H, W] in [0, 1]."""
 
+    @abstractmethod
+    def grid(self, x: Tensor) -> Tensor:
+        """Latents as the denoiser's image tokens see them, in place: [n, channels, rows, columns]."""
+
+    @abstractmethod
+    def text_attention(self) -> list[str]:
+        """Names of the attention modules in which the image reads the prompt, in the order of the network."""
+
+    @abstractmethod
+    def noise_prediction(self, x: Tensor, sigma: Tensor, slope: Tensor) -> Tensor:
+        """The noise e that the model sees in ``x``, given its slope dx/dsigma there."""
+
+    def input_scale(self, sigma: Tensor) -> Tensor:
+        """What the denoiser divides ``x`` by: pure noise of unit variance is ``input_scale(sigma)`` times as large."""
+        return torch.ones_like(sigma)
+
     # What follows from it
+    def encode(self, prompts: Sequence[str]) -> Cond:
+        """Prompts -> Cond. Warns, once a call, when prompts are longer than the model reads: they are cut."""
+        prompts = check_prompts(prompts)
+        long = (self.token_counts(prompts) > self.max_tokens).nonzero().flatten().tolist()
+        if long:
+            warnings.warn(f"{len(long)} of {len(prompts)} prompts have more than {self.max_tokens} tokens and are cut "
+                          f"there; the first is prompts[{long[0]}]", stacklevel=2)  # fmt: skip
+        level = logging.get_verbosity()
+        logging.set_verbosity_error()  # the pipeline would print what it cuts, with all of the padding
+        try:
+            return self.encode_checked(prompts)
+        finally:
+            logging.set_verbosity(level)
+
+    def prompt_lengths(self, prompts: Sequence[str]) -> Tensor:
+        """Tokens of each prompt that attention sees, at most ``max_tokens``; the last one is the end token: int [n]."""
+        return self.token_counts(check_prompts(prompts)).clamp(max=self.max_tokens)
+
     @contextmanager
     def guided(self, cfg: float) -> Iterator[None]:
         """Inside, sampling uses this scale of classifier-free guidance."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from torch import Tensor
 
 from ..sites import Ref, Site
-from .base import Cond, ModelAdapter, check_prompts
+from .base import Cond, ModelAdapter
 
 
 class FluxAdapter(ModelAdapter):
@@ -32,7 +31,7 @@ class FluxAdapter(ModelAdapter):
         super().__init__(pipe, pipe.transformer, true_cfg)
         self.guidance = guidance
         self.resolution = resolution or pipe.vae.config.sample_size
-        self.max_sequence_length = min(512, pipe.tokenizer_2.model_max_length)
+        self.max_tokens = min(512, pipe.tokenizer_2.model_max_length)
 
     def all_sites(self) -> list[Site]:
         config = self.denoiser.config
@@ -70,10 +69,9 @@ class FluxAdapter(ModelAdapter):
             sites.append(Site(f"{block}.ff", "ffn", inner, 1, (Ref(out, d, d + inner),), (rows(f"{block}.proj_mlp"),)))
         return sites
 
-    def encode(self, prompts: Sequence[str]) -> Cond:
+    def encode_checked(self, prompts: list[str]) -> Cond:
         embeds, pooled, _ = self.pipe.encode_prompt(
-            prompt=check_prompts(prompts), prompt_2=None, device=self.device,
-            max_sequence_length=self.max_sequence_length,
+            prompt=prompts, prompt_2=None, device=self.device, max_sequence_length=self.max_tokens,
         )  # fmt: skip
         return Cond(embeds.to(self.dtype), pooled.to(self.dtype))
 
@@ -110,6 +108,19 @@ class FluxAdapter(ModelAdapter):
             img_ids=ids,
             return_dict=False,
         )[0]
+
+    def noise_prediction(self, x: Tensor, sigma: Tensor, slope: Tensor) -> Tensor:
+        return x + (1 - sigma) * slope  # x = (1 - sigma) x0 + sigma e, slope = e - x0
+
+    def grid(self, x: Tensor) -> Tensor:
+        side = self.resolution // (2 * self.pipe.vae_scale_factor)
+        return x.transpose(1, 2).unflatten(2, (side, side))
+
+    def text_attention(self) -> list[str]:
+        return [name for name, _ in self.denoiser.named_modules() if name.endswith(".attn")]
+
+    def token_counts(self, prompts: list[str]) -> Tensor:
+        return torch.tensor([len(row) for row in self.pipe.tokenizer_2(prompts, verbose=False).input_ids])
 
     def decode(self, x: Tensor) -> Tensor:
         vae = self.pipe.vae

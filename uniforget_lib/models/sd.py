@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from diffusers.models.attention import BasicTransformerBlock
 from torch import Tensor
 
 from ..sites import Ref, Site
-from .base import Cond, ModelAdapter, check_prompts
+from .base import Cond, ModelAdapter
 
 
 class StableDiffusionAdapter(ModelAdapter):
@@ -42,6 +40,7 @@ class StableDiffusionAdapter(ModelAdapter):
             raise ValueError(f"prediction_type {kind!r}: this adapter knows 'epsilon' and 'v_prediction'")
         if getattr(pipe.vae.config, "shift_factor", None):
             raise ValueError("this VAE has a shift_factor, which StableDiffusionPipeline ignores when it decodes")
+        self.max_tokens = pipe.tokenizer.model_max_length
         self.resolution = resolution or pipe.unet.config.sample_size * pipe.vae_scale_factor
         alphas = pipe.scheduler.alphas_cumprod
         self._levels = ((1 - alphas) / alphas).sqrt()  # [T], the sigma of every timestep
@@ -65,16 +64,15 @@ class StableDiffusionAdapter(ModelAdapter):
             sites.append(Site(f"{name}.ff", "ffn", inner, 1, (Ref(f"{name}.ff.net.2", 0, inner),), writers))
         return sites
 
-    def encode(self, prompts: Sequence[str]) -> Cond:
-        embeds, _ = self.pipe.encode_prompt(check_prompts(prompts), self.device, 1, False)
+    def encode_checked(self, prompts: list[str]) -> Cond:
+        embeds, _ = self.pipe.encode_prompt(prompts, self.device, 1, False)
         return Cond(embeds.to(self.dtype))
 
     def noise(self, n: int, seed: int) -> Tensor:
         side = self.resolution // self.pipe.vae_scale_factor
         shape = (1, self.denoiser.config.in_channels, side, side)
         rows = [torch.randn(shape, generator=torch.Generator().manual_seed(10007 * seed + i)) for i in range(n)]
-        scale = (1 + self._levels[-1] ** 2).sqrt()
-        return (torch.cat(rows) * scale).to(self.device, self.dtype)
+        return (torch.cat(rows) * self.input_scale(self._levels[-1])).to(self.device, self.dtype)
 
     def sigmas(self, steps: int) -> Tensor:
         if not 1 <= steps <= len(self._levels):
@@ -85,11 +83,27 @@ class StableDiffusionAdapter(ModelAdapter):
     def conditional(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
         level = sigma.detach().to(self._levels)
         timestep = (self._levels - level).abs().argmin().to(x.device)
-        scale = (1 + sigma.to(x.dtype) ** 2).sqrt()
+        scale = self.input_scale(sigma.to(x.dtype))
         out = self.denoiser(x / scale, timestep, encoder_hidden_states=cond.embeds, return_dict=False)[0]
         if self.pipe.scheduler.config.prediction_type == "epsilon":
             return out
         return out / scale + x * sigma / scale**2  # v = alpha eps - s x0 (Salimans and Ho), solved for eps
+
+    def input_scale(self, sigma: Tensor) -> Tensor:
+        return (1 + sigma**2).sqrt()
+
+    def noise_prediction(self, x: Tensor, sigma: Tensor, slope: Tensor) -> Tensor:
+        return slope
+
+    def grid(self, x: Tensor) -> Tensor:
+        return x
+
+    def text_attention(self) -> list[str]:
+        names = [name for name, _ in self.denoiser.named_modules() if name.endswith(".attn2")]
+        return sorted(names, key=lambda name: ("down", "mid", "up").index(name.partition("_")[0]))  # as they run
+
+    def token_counts(self, prompts: list[str]) -> Tensor:
+        return torch.tensor([len(row) for row in self.pipe.tokenizer(prompts, verbose=False).input_ids])
 
     def decode(self, x: Tensor) -> Tensor:
         image = self.pipe.vae.decode(

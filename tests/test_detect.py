@@ -1,0 +1,293 @@
+"""Detectors: golden numbers on a model whose answers are known by hand, and what every detector owes its user."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers import FluxTransformer2DModel, UNet2DConditionModel
+from torch import nn
+
+from uniforget_lib import detect, evaluate
+from uniforget_lib.hooks import attention, count
+from uniforget_lib.models import FluxAdapter, StableDiffusionAdapter
+from uniforget_lib.models.base import Cond, ModelAdapter
+
+SLOPES = {"": (-1.0, 0.0), "memorized": (-0.5, 1.0)}  # dx/dsigma = a x + b
+LN2 = math.log(2)
+
+
+class ToyAttention(nn.Module):
+    def forward(self, x, encoder_hidden_states, weights):
+        """Weights [image, text], as softmax of the product of unit queries and their logarithms."""
+        query = torch.eye(len(weights)).expand(len(x), 1, -1, -1)
+        key = weights.log().T.expand(len(x), 1, -1, -1)
+        F.scaled_dot_product_attention(query, key, key, scale=1.0)
+
+
+class ToyDenoiser(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attn2 = ToyAttention()
+        self.device, self.dtype = torch.device("cpu"), torch.float32
+
+    def forward(self, hidden_states, sigma, cond, weights):
+        self.attn2(hidden_states, encoder_hidden_states=torch.zeros(1, 4, 1), weights=weights(float(sigma)))
+        a, b = cond.embeds[:, :, None, None, None].unbind(1)
+        return a * hidden_states + b
+
+
+class Toy(ModelAdapter):
+    """Latents [n, 2, 2, 2], all of them 1 + seed at the start; four image tokens, four of text, the third the end."""
+
+    family = "toy"
+
+    def __init__(self, weights=lambda sigma: torch.full((4, 4), 0.25)):
+        super().__init__(SimpleNamespace(components={}), ToyDenoiser(), cfg=1.0)
+        self.weights = weights
+
+    def all_sites(self):
+        return []
+
+    max_tokens = 4
+
+    def encode_checked(self, prompts):
+        return Cond(torch.tensor([SLOPES[p] for p in prompts]))
+
+    def noise(self, n, seed):
+        return torch.full((n, 2, 2, 2), 1.0 + seed)
+
+    def sigmas(self, steps):
+        return torch.linspace(1, 0, steps + 1)
+
+    def conditional(self, x, sigma, cond):
+        return self.denoiser(hidden_states=x, sigma=sigma, cond=cond, weights=self.weights)
+
+    def decode(self, x):
+        return x.mean(1, keepdim=True).expand(-1, 3, -1, -1).clamp(0, 1)
+
+    def grid(self, x):
+        return x
+
+    def text_attention(self):
+        return ["attn2"]
+
+    def token_counts(self, prompts):
+        return torch.tensor([3] * len(prompts))
+
+    def noise_prediction(self, x, sigma, slope):
+        return slope
+
+
+# With x = 1: slope -1 without a prompt, .5 with one, so the gap is 1.5; with x = 2, -2 and 0, so 2.
+PEAKED = torch.tensor([0.5, 0.25, 0.125, 0.125]).expand(4, 4)
+BRIGHT = torch.tensor([[0.1, 0.1, 0.5, 0.3], [0.4, 0.4, 0.1, 0.1], [0.4, 0.4, 0.1, 0.1], [0.4, 0.4, 0.1, 0.1]])
+
+
+def risk(name, toy=None, **options):
+    found = detect.DETECTORS[name](toy or Toy(), ["memorized"], **options)
+    assert found.shape == (1,)
+    return float(found)
+
+
+def test_gap_by_hand():
+    assert risk("wen") == pytest.approx(1.5)
+    assert risk("wen", seeds=(0, 1)) == pytest.approx((1.5 + 2) / 2)
+    x = 1 - 0.5 * 0.5  # after the first of two steps
+    assert detect.gap_curve(Toy(), ["memorized"], steps=2, sampling_steps=2)[:, 0] == pytest.approx([1.5, 0.5 * x + 1])
+    guided = Toy()
+    guided.cfg = 3.0
+    x = 1 - 0.5 * (-1 + 3 * 1.5)  # guidance moves the state, not the gap
+    assert risk("wen", guided, steps=2, sampling_steps=2) == pytest.approx((1.5 + 0.5 * x + 1) / 2)
+
+
+def test_attention_entropy_by_hand():
+    assert risk("ren_e", Toy(lambda sigma: PEAKED)) == pytest.approx(1.75 * LN2)
+    assert risk("ren_e") == pytest.approx(2 * LN2)  # even attention
+    changing = Toy(lambda sigma: PEAKED if sigma < 1 else torch.full((4, 4), 0.25))
+    # end token and padding: .75 ln 2 at the end, ln 2 at the start
+    assert risk("ren_d", changing, sampling_steps=10) == pytest.approx((1.75 + 0.75 - 1) * LN2, rel=1e-5)
+
+
+def test_bright_ending_by_hand():
+    want = 1.5 * math.sqrt(2 * (0.5**2 + 3 * 0.1**2)) / 0.2 / math.sqrt(8)
+    assert risk("bright_ending", Toy(lambda sigma: BRIGHT), sampling_steps=1) == pytest.approx(want)
+    found = detect.ending_map(Toy(lambda sigma: BRIGHT), ["memorized"], sampling_steps=1)
+    assert torch.allclose(found, torch.tensor([[[0.5, 0.1], [0.1, 0.1]]]))
+
+
+def test_sharpness_by_hand():
+    assert risk("jeon") == pytest.approx(0.5 * 1.5)  # the gap's Jacobian is .5 times the identity
+    found = detect.curvature_map(Toy(), ["memorized"], sampling_steps=1, probes=3)
+    assert torch.allclose(found, torch.full((1, 2, 2), 2 * 0.5))  # its diagonal, over two channels
+    found = detect.difference_map(Toy(), ["memorized"], sampling_steps=1)
+    assert torch.allclose(found, torch.full((1, 2, 2), 2 * 1.5**2))
+
+
+def test_anisotropy_by_hand():
+    assert risk("asthana") == pytest.approx(math.sqrt(8) * 1.5 + 2 * -1)  # -x and 1.5 point away from each other
+    assert risk("asthana", gamma=(0.5, -1)) == pytest.approx(0.5 * math.sqrt(8) * 1.5 + 1)
+
+
+def test_extraction_by_hand():
+    assert risk("webster") == pytest.approx(0.5**2)
+    assert risk("webster", seeds=(0, 1)) == pytest.approx((0.5**2 + 0) / 2)
+    assert risk("carlini", steps=1, seeds=(0, 1), tiles=2) == pytest.approx(-0.5)  # 1 - .5, and 2 - 0 clamped to 1
+
+
+def test_edges_by_hand():
+    step = torch.cat([torch.zeros(1, 3, 6, 3), torch.ones(1, 3, 6, 3)], dim=3)
+    want = torch.zeros(1, 6, 6)
+    want[:, :, 2:4] = 3 * 4  # Sobel gives 4 at both sides of a step of 1, in each of three colours
+    assert torch.allclose(detect.edges(step), want)
+    toy, drawn = Toy(), iter([step, step, 1 - step, torch.zeros_like(step), torch.zeros_like(step)])
+    toy.decode = lambda x: next(drawn)
+    assert risk("webster_edges", toy, seeds=range(5)) == pytest.approx(2 / 6)  # an edge in 3 of 5 pictures
+
+
+PROMPTS = ["a cat on a blue ground", "", "a " * 200, "🦉 ¿dónde?", "a cat on a blue ground", "zyzzyva \n\t qux"]
+
+
+@pytest.mark.parametrize("name", detect.DETECTORS)
+def test_detectors_keep_the_contract(tiny, name):
+    detector = detect.DETECTORS[name]
+    seeds = {"seeds": (3, 4)}
+    before = tiny.latents(PROMPTS[:2], steps=1)
+    found = detector(tiny, PROMPTS, **seeds)
+    assert found.shape == (6,) and found.dtype == torch.float32 and found.device.type == "cpu"
+    assert found.isfinite().all()
+    assert torch.allclose(detector(tiny, PROMPTS, batch=4, **seeds), found, atol=1e-5, rtol=1e-4)
+    assert torch.equal(detector(tiny, PROMPTS, **seeds), found)
+    if name != "webster_edges":  # counts pixels
+        assert not torch.equal(detector(tiny, PROMPTS, seeds=(5, 6)), found)
+    assert torch.equal(tiny.latents(PROMPTS[:2], steps=1), before)
+    if name in ("wen", "bright_ending", "jeon", "asthana"):  # they measure what the prompt changes
+        assert found[1] == 0 and (found[[0, 2, 3, 4, 5]] != 0).all()
+    for bad, error in (([], ValueError), ("a cat", TypeError), (["a cat", 3], TypeError)):
+        with pytest.raises(error, match="prompts"):
+            detector(tiny, bad)
+    with pytest.raises(ValueError, match="seeds"):
+        detector(tiny, PROMPTS, seeds=())
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*are cut there")
+COSTS = {"wen": 2, "ren_e": 2, "ren_d": 20, "bright_ending": 16, "jeon": 4, "asthana": 4, "carlini": 32, "webster": 1,
+         "webster_edges": 4}  # fmt: skip
+
+
+def test_costs_are_those_of_the_docstrings(tiny):
+    for name, detector in detect.DETECTORS.items():
+        with count(tiny) as forwards:
+            detector(tiny, PROMPTS)
+        assert forwards[0] == COSTS[name] * len(PROMPTS), name
+
+
+@pytest.mark.parametrize("name", detect.PIXEL_MAPS)
+def test_pixel_maps_lie_on_the_grid(tiny, name):
+    found = detect.PIXEL_MAPS[name](tiny, PROMPTS, batch=4)
+    side = tiny.grid(tiny.noise(1, 0)).shape[-1]
+    assert found.shape[0] == 6 and side % found.shape[1] == 0 and found.isfinite().all() and (found >= 0).all()
+
+
+def test_cross_attention_is_what_the_layer_computes(sd):
+    cond, x, sigma = sd.encode(PROMPTS), sd.noise(6, 0), sd.sigmas(4)[1]
+    layer = sd.denoiser.get_submodule(sd.text_attention()[0])
+    seen = {}
+    handles = [part.register_forward_hook(lambda m, args, out, k=key: seen.update({k: out}))
+               for key, part in (("q", layer.to_q), ("k", layer.to_k))]  # fmt: skip
+    with torch.no_grad(), attention(sd) as maps:
+        sd.conditional(x, sigma, cond)
+    for handle in handles:
+        handle.remove()
+    q, k = (seen[key].unflatten(-1, (layer.heads, -1)).transpose(1, 2) for key in "qk")
+    want = (q @ k.transpose(2, 3) / q.shape[-1] ** 0.5).softmax(-1).mean(1)
+    assert torch.allclose(maps[sd.text_attention()[0]], want, atol=1e-6)
+    assert list(maps) == sd.text_attention()  # in the order of the network
+
+
+def test_joint_attention_leaves_the_image_its_share(flux):
+    with torch.no_grad(), attention(flux) as maps:
+        flux.conditional(flux.noise(2, 0), flux.sigmas(4)[1], flux.encode(PROMPTS[:2]))
+    assert list(maps) == flux.text_attention()
+    for weights in maps.values():
+        assert weights.shape == (2, 64, 16) and (weights > 0).all() and (weights.sum(-1) < 1).all()
+
+
+def test_a_prompt_that_is_cut_is_named(tiny, recwarn, capfd):
+    tiny.encode(PROMPTS[:2])
+    assert not recwarn
+    with pytest.warns(UserWarning, match=r"1 of 6 prompts have more than 16 tokens and are cut there.*prompts\[2\]"):
+        tiny.encode(PROMPTS)
+    assert "pad" not in capfd.readouterr().err
+
+
+def test_attention_says_when_it_saw_none(sd):
+    with pytest.raises(RuntimeError, match="no attention was seen"), attention(sd):
+        pass
+    hooks = [m for m in sd.denoiser.modules() if m._forward_pre_hooks or m._forward_hooks]
+    assert not hooks
+
+
+def test_full_size_models_have_the_layers_of_the_papers():
+    """Names only: full-size configurations on the meta device."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)  # Stable Diffusion 1.4 is the default
+        flux = FluxTransformer2DModel()  # and FLUX.1 schnell
+    sd = StableDiffusionAdapter.__new__(StableDiffusionAdapter)
+    sd.denoiser = unet
+    names = sd.text_attention()
+    assert len(names) == 16 and names[3].startswith("down_blocks.1.attentions.1")  # Ren's layer 3
+    assert len(sd.all_sites()) == 16 * 3
+    schnell = FluxAdapter.__new__(FluxAdapter)
+    schnell.denoiser = flux
+    assert len(schnell.text_attention()) == 19 + 38
+
+
+def test_rates_at_most_not_nearest():
+    negative = np.arange(50.0)  # 1 % of 50 is half a prompt: none may pass
+    positive = np.array([48.5, 49.0, 50.0, 60.0])
+    assert evaluate.tpr_at(positive, negative) == (0.5, 50.0)  # 49 would catch one more, and ties count as alarms
+    assert evaluate.tpr_at(positive, negative, fpr=0.02) == (1.0, 48.5)
+    false, true, limits = evaluate.roc(positive, negative)
+    assert (false[0], true[0], false[-1], true[-1]) == (0, 0, 1, 1) and (np.diff(limits) < 0).all()
+    assert float(torch.trapezoid(torch.tensor(true), torch.tensor(false))) == pytest.approx(
+        evaluate.auroc(positive, negative)
+    )
+    estimate = evaluate.bootstrap_tpr(positive, negative)
+    assert estimate.mean == 0.5 and 0 <= estimate.low < 0.5 < estimate.high <= 1
+    band = evaluate.roc_band(positive, negative, points=11)
+    assert (band["low"] <= band["tpr"]).all() and (band["tpr"] <= band["high"]).all() and band["tpr"][-1] == 1
+    with pytest.raises(ValueError, match="both classes"):
+        evaluate.roc([], negative)
+    with pytest.raises(ValueError, match="not a number"):
+        evaluate.tpr_at([math.nan], negative)
+
+
+def test_confusion_and_overlap_by_hand():
+    assert evaluate.confusion([1, 2, 3], [0, 2], 2) == evaluate.Confusion(hits=2, misses=1, alarms=1, passes=1)
+    found, truth = np.zeros((3, 2, 2), bool), np.zeros((3, 2, 2), bool)
+    found[0, 0], truth[0, :, 0], truth[1, 0, 0] = True, True, True
+    assert evaluate.iou(found, truth).tolist() == [pytest.approx(1 / 3), 0, 1]
+
+
+def test_risk_table_of_anyones_prompts(tiny, tmp_path):
+    limits = {"wen": 0.1}
+    detectors = {name: detect.DETECTORS[name] for name in ("wen", "webster")}
+    with count(tiny) as forwards:
+        frame = detect.risk_table(tiny, PROMPTS, detectors, limits=limits, save=tmp_path / "risk.csv")
+    assert forwards[0] == 3 * 5  # the prompt that occurs twice is computed once
+    assert frame.prompt.tolist() == PROMPTS and list(frame) == ["prompt", "tokens", "wen", "wen flagged", "webster"]
+    assert (
+        frame.wen[0] == frame.wen[4]
+        and frame.tokens[2] == 16
+        and frame["wen flagged"].tolist() == [*(frame.wen >= 0.1)]
+    )
+    again = pd.read_csv(tmp_path / "risk.csv", keep_default_na=False)
+    assert again.prompt.tolist() == PROMPTS and np.allclose(again.wen, frame.wen)
+    for options, message in (({"limits": {"jeon": 1}}, "jeon"), ({"save": "risk.xlsx"}, "csv or .parquet")):
+        with pytest.raises(ValueError, match=message), count(tiny) as forwards:
+            detect.risk_table(tiny, PROMPTS, detectors, **options)
+        assert forwards[0] == 0
