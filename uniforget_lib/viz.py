@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -88,7 +89,8 @@ def compare(states: dict[str, dict[str, Tensor]], captions: Sequence[str] = (), 
              for i, name in enumerate(names)]  # fmt: skip
     fig = _bare(fig, picture, states[names[0]], title)
     slider = {"steps": steps, "active": 0, "pad": {"t": 20}, "currentvalue": {"prefix": "model: "}}
-    return _fit(fig.update_layout(sliders=[slider], margin={"l": 40, "r": 60}), picture, around=170)
+    fig.update_layout(sliders=[slider], margin={"l": 40, "r": 60})
+    return _fit(fig, picture, around=120 + fig.layout.margin.t)
 
 
 def _add_picture(fig: go.Figure, picture: Image.Image, visible: bool) -> None:
@@ -112,7 +114,14 @@ def _bare(fig: go.Figure, picture: Image.Image, rows: dict, title: str) -> go.Fi
     fig.update_yaxes(visible=False, range=[picture.height, 0], scaleanchor="x")
     for i, name in enumerate(rows):
         fig.add_annotation(x=0, y=i * step + LABEL, text=name, xanchor="left", yanchor="bottom", showarrow=False)
-    return _fit(fig.update_layout(title=title, margin={"l": 10, "r": 10, "t": 50, "b": 10}), picture, around=60)
+    fig.update_layout(margin={"l": 10, "r": 10, "b": 10}, **_titled(title))
+    return _fit(fig, picture, around=10 + fig.layout.margin.t)
+
+
+def _titled(title: str) -> dict:
+    """Layout of a title, in lines short enough for a phone: plotly breaks none by itself."""
+    lines = textwrap.wrap(title, 42)
+    return {"title": "<br>".join(lines), "margin_t": 32 + 18 * max(1, len(lines))}
 
 
 def _fit(fig: go.Figure, picture: Image.Image, around: int) -> go.Figure:
@@ -128,7 +137,7 @@ def histogram(groups: dict[str, np.ndarray], xlabel: str, title: str = "") -> go
     bins = {"start": float(values.min()), "end": float(values.max() + size), "size": float(size)}
     fig = go.Figure([go.Histogram(x=v, name=name, histnorm="probability", opacity=0.6, xbins=bins,
                                   marker_color=COLOURS.get(name.split()[0])) for name, v in groups.items()])  # fmt: skip
-    return fig.update_layout(barmode="overlay", xaxis_title=xlabel, yaxis_title="share of prompts", title=title)
+    return fig.update_layout(barmode="overlay", xaxis_title=xlabel, yaxis_title="share of prompts", **_titled(title))
 
 
 def curves(series: dict[str, list[tuple[float, object]]], xlabel: str, ylabel: str, title: str = "") -> go.Figure:
@@ -139,4 +148,4 @@ def curves(series: dict[str, list[tuple[float, object]]], xlabel: str, ylabel: s
         bars = {"array": [e.high - e.mean for _, e in points], "arrayminus": [e.mean - e.low for _, e in points]}
         fig.add_trace(go.Scatter(x=[x for x, _ in points], y=y, error_y=bars, name=name, mode="lines+markers",
                                  line={"color": COLOURS.get(name.split()[0])}))  # fmt: skip
-    return fig.update_layout(xaxis_title=xlabel, yaxis_title=ylabel, title=title)
+    return fig.update_layout(xaxis_title=xlabel, yaxis_title=ylabel, **_titled(title))
