@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import TINY
 
-from uniforget_lib import Report, UniForget, detect, evaluate, load, locate, profile, provenance
+from uniforget_lib import Report, UniForget, detect, evaluate, load, locate, profile, provenance, viz
 from uniforget_lib.evaluate import Estimate
 from uniforget_lib.files import check_sums, save_tensors, write_sums
 
@@ -243,3 +243,19 @@ def test_profile(monkeypatch):
     monkeypatch.setenv("UNIFORGET_PROFILE", "huge")
     with pytest.raises(ValueError, match="huge"):
         profile()
+
+
+def test_threshold_figure_counts_what_it_flags():
+    groups = {"planted": np.array([1.0, 2.0, 3.0, 4.0]), "neutral": np.array([0.0, 1.0])}
+    fig = viz.threshold(groups, "risk", steps=5)
+    table = {step["label"]: step["args"][0]["cells.values"][0] for step in fig.to_dict()["layout"]["sliders"][0]["steps"]}
+    assert table["2"] == [["planted", "neutral"], ["3 of 4", "0 of 2"], ["0.75", "0.00"]]
+    assert table["0"][1] == ["4 of 4", "2 of 2"] and table["4"][2] == ["0.25", "0.00"]
+
+
+def test_overlay_is_red_where_the_map_is_high():
+    maps = torch.zeros(1, 2, 2)
+    maps[0, 0, 1] = 5.0
+    veiled = viz.overlay(torch.full((1, 3, 8, 8), 0.5), maps)
+    assert veiled.shape == (1, 3, 8, 8) and (veiled[0, 0, :4, 4:] - veiled[0, 1, :4, 4:] > 0.4).all()
+    assert torch.allclose(veiled[0, :, 4:], torch.full((3, 4, 8), 0.7))

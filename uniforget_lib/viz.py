@@ -11,12 +11,15 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 import plotly.io as pio
+import torch
 from PIL import Image
 from plotly.io.base_renderers import HtmlRenderer
 from torch import Tensor
 
 COLOURS = {"planted": "#d1495b", "neutral": "#2e86ab", "control": "#8d99ae", "uniforget": "#d1495b",
            "random": "#8d99ae", "magnitude": "#edae49", "unpruned": "#3c6e47"}  # fmt: skip
+
+CYCLE = ("#d1495b", "#2e86ab", "#edae49", "#3c6e47", "#8d99ae", "#7b1e3a", "#00798c", "#b56576", "#6d597a", "#355070")
 
 
 class StaticRenderer(HtmlRenderer):
@@ -149,3 +152,67 @@ def curves(series: dict[str, list[tuple[float, object]]], xlabel: str, ylabel: s
         fig.add_trace(go.Scatter(x=[x for x, _ in points], y=y, error_y=bars, name=name, mode="lines+markers",
                                  line={"color": COLOURS.get(name.split()[0])}))  # fmt: skip
     return fig.update_layout(xaxis_title=xlabel, yaxis_title=ylabel, **_titled(title))
+
+
+def overlay(images: Tensor, maps: Tensor) -> Tensor:
+    """Maps [n, h, w], each scaled to its own maximum, as a red veil over images [n, 3, H, W]: [n, 3, H, W]."""
+    maps = maps.float() / maps.flatten(1).amax(1).clamp(min=1e-12)[:, None, None]
+    veil = torch.nn.functional.interpolate(maps[:, None], size=images.shape[2:], mode="nearest")
+    grey = images.mean(1, keepdim=True).expand(-1, 3, -1, -1) * 0.6 + 0.4
+    return grey.lerp(torch.tensor([0.82, 0.1, 0.2])[None, :, None, None].expand_as(grey), 0.85 * veil)
+
+
+def _shade(colour: str, alpha: float = 0.15) -> str:
+    return f"rgba({', '.join(str(int(colour[i : i + 2], 16)) for i in (1, 3, 5))}, {alpha})"
+
+
+def roc(bands: dict[str, dict], title: str = "") -> go.Figure:
+    """ROC curves with their bands: name -> what `evaluate.roc_band` gives. The false positive rate is drawn as its
+    square root, because the left end decides; a click on a name in the legend hides a curve, a double click isolates it.
+    """
+    fig = go.Figure()
+    for i, (name, band) in enumerate(bands.items()):
+        colour, x = CYCLE[i % len(CYCLE)], np.sqrt(band["fpr"])
+        fig.add_trace(go.Scatter(x=np.concatenate([x, x[::-1]]), y=np.concatenate([band["high"], band["low"][::-1]]),
+                                 fill="toself", fillcolor=_shade(colour), line={"width": 0}, hoverinfo="skip",
+                                 legendgroup=name, showlegend=False))  # fmt: skip
+        fig.add_trace(go.Scatter(x=x, y=band["tpr"], name=name, legendgroup=name, line={"color": colour}))
+    ticks = [0, 0.01, 0.05, 0.1, 0.25, 0.5, 1]
+    fig.update_xaxes(tickvals=np.sqrt(ticks), ticktext=[f"{t:g}" for t in ticks], title="false positive rate")
+    fig.add_vline(0.1, line_dash="dot", annotation_text="1 %")
+    return fig.update_layout(yaxis_title="true positive rate", **_titled(title))
+
+
+def threshold(groups: dict[str, np.ndarray], xlabel: str, title: str = "", steps: int = 41) -> go.Figure:
+    """A threshold to move, in the page, without a kernel: histograms of named groups of risks, and under them how many
+    prompts of each group are flagged (risk >= threshold)."""
+    fig, n = histogram(groups, xlabel), len(groups)
+    values = np.concatenate([np.asarray(v, dtype=float) for v in groups.values()])
+    limits = np.linspace(values.min(), values.max(), steps)
+
+    def flagged(limit: float) -> list[list[str]]:
+        hit = [int((np.asarray(v) >= limit).sum()) for v in groups.values()]
+        return [list(groups), [f"{h} of {len(v)}" for h, v in zip(hit, groups.values())],
+                [f"{h / len(v):.2f}" for h, v in zip(hit, groups.values())]]  # fmt: skip
+
+    def line(limit: float) -> list[dict]:
+        return [{"type": "line", "xref": "x", "yref": "paper", "x0": limit, "x1": limit, "y0": 0.45, "y1": 1,
+                 "line": {"dash": "dash", "color": "#888"}}]  # fmt: skip
+
+    at = int(np.searchsorted(limits, np.median(values)))
+    fig.add_trace(go.Table(header={"values": ["prompts", "flagged", "share"]}, cells={"values": flagged(limits[at])},
+                           domain={"y": [0, 0.32]}))  # fmt: skip
+    moves = [{"label": f"{limit:.3g}", "method": "update",
+              "args": [{"cells.values": [flagged(limit)]}, {"shapes": line(limit)}, [n]]} for limit in limits]  # fmt: skip
+    slider = {"steps": moves, "active": at, "currentvalue": {"prefix": "threshold: "}, "pad": {"t": 30}}
+    return fig.update_layout(sliders=[slider], shapes=line(limits[at]), yaxis_domain=[0.45, 1], height=620,
+                             **_titled(title))  # fmt: skip
+
+
+def heatmap(values: Tensor, rows: Sequence[str], columns: Sequence[str], title: str = "") -> go.Figure:
+    """A matrix [rows, columns] in colours, dark for high."""
+    trace = go.Heatmap(z=np.asarray(values), x=list(range(len(columns))), y=list(rows), colorscale="Blues", zmin=0)
+    fig = go.Figure(trace)
+    fig.update_xaxes(tickvals=list(range(len(columns))), ticktext=list(columns))
+    fig.update_yaxes(autorange="reversed")
+    return fig.update_layout(**_titled(title))
