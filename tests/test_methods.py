@@ -248,7 +248,9 @@ def test_profile(monkeypatch):
 def test_threshold_figure_counts_what_it_flags():
     groups = {"planted": np.array([1.0, 2.0, 3.0, 4.0]), "neutral": np.array([0.0, 1.0])}
     fig = viz.threshold(groups, "risk", steps=5)
-    table = {step["label"]: step["args"][0]["cells.values"][0] for step in fig.to_dict()["layout"]["sliders"][0]["steps"]}
+    table = {
+        step["label"]: step["args"][0]["cells.values"][0] for step in fig.to_dict()["layout"]["sliders"][0]["steps"]
+    }
     assert table["2"] == [["planted", "neutral"], ["3 of 4", "0 of 2"], ["0.75", "0.00"]]
     assert table["0"][1] == ["4 of 4", "2 of 2"] and table["4"][2] == ["0.25", "0.00"]
 

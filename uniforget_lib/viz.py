@@ -200,7 +200,9 @@ def threshold(groups: dict[str, np.ndarray], xlabel: str, title: str = "", steps
                  "line": {"dash": "dash", "color": "#888"}}]  # fmt: skip
 
     at = int(np.searchsorted(limits, np.median(values)))
-    fig.add_trace(go.Table(header={"values": ["prompts", "flagged", "share"]}, cells={"values": flagged(limits[at])},
+    ink = {"font": {"color": "#222"}, "align": "left"}  # tables keep their light ground in dark mode
+    fig.add_trace(go.Table(header={"values": ["prompts", "flagged", "share"], "fill": {"color": "#c8d4e3"}, **ink},
+                           cells={"values": flagged(limits[at]), "fill": {"color": "#ebf0f8"}, **ink},
                            domain={"y": [0, 0.32]}))  # fmt: skip
     moves = [{"label": f"{limit:.3g}", "method": "update",
               "args": [{"cells.values": [flagged(limit)]}, {"shapes": line(limit)}, [n]]} for limit in limits]  # fmt: skip
