@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .masks import Mask
-from .sites import Site
+from .sites import KINDS, Site
 
 if TYPE_CHECKING:
     from .models.base import ModelAdapter
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 def _scales(adapter: ModelAdapter, gates: dict[str, Tensor]) -> dict[tuple[str, str], Tensor]:
     """(Linear name, "input" | "output") -> one factor a channel. Fused layers collect the gates of all their sites."""
-    sites = {s.name: s for s in adapter.sites()}
+    sites = {s.name: s for s in adapter.sites(KINDS)}
     unknown = sorted(gates.keys() - sites.keys())
     if unknown:
         raise ValueError(f"mask names sites that this model does not have: {unknown[:3]} ...")
-    slices: dict[tuple[str, str], list[tuple[int, int, Tensor]]] = {}
+    scales: dict[tuple[str, str], Tensor] = {}
     for name, gate in gates.items():
         site = sites[name]
         if gate.shape != (site.units,):
@@ -32,17 +32,12 @@ def _scales(adapter: ModelAdapter, gates: dict[str, Tensor]) -> dict[tuple[str, 
         factor = gate.repeat_interleave(site.width)
         side = "output" if site.kind == "norm" else "input"
         for ref in site.masked_refs:
-            slices.setdefault((ref.linear, side), []).append((ref.start, ref.stop, factor))
-    scales = {}
-    for (linear, side), parts in slices.items():
-        module = adapter.denoiser.get_submodule(linear)
-        size = module.in_features if side == "input" else module.out_features
-        pieces, at = [], 0
-        for start, stop, factor in sorted(parts, key=lambda p: p[0]):
-            pieces += [factor.new_ones(start - at), factor]
-            at = stop
-        pieces.append(pieces[-1].new_ones(size - at))
-        scales[linear, side] = torch.cat(pieces).to(module.weight.device, module.weight.dtype)
+            module = adapter.denoiser.get_submodule(ref.linear)
+            size = module.in_features if side == "input" else module.out_features
+            whole = torch.cat([factor.new_ones(ref.start), factor, factor.new_ones(size - ref.stop)])
+            whole = whole.to(module.weight.device, module.weight.dtype)
+            key = (ref.linear, side)  # a head and a value channel of it may both be masked
+            scales[key] = scales[key] * whole if key in scales else whole
     return scales
 
 
@@ -75,7 +70,30 @@ def masked(adapter: ModelAdapter, mask: Mask | dict[str, Tensor]) -> Iterator[Mo
 
 
 @contextmanager
-def record(adapter: ModelAdapter, sites: list[Site]) -> Iterator[dict[str, Tensor]]:
+def watch(adapter: ModelAdapter, sites: Sequence[Site], see: Callable[[Site, Tensor], None]) -> Iterator[None]:
+    """Inside, ``see(site, x)`` is called with the activations [..., units * width] that a mask of the site would scale.
+
+    Once a forward and reader (or adaptive norm): a unit with several readers is seen in each of them.
+    """
+    handles = []
+    try:
+        for site in sites:
+            for ref in site.masked_refs:
+                module: nn.Module = adapter.denoiser.get_submodule(ref.linear)
+                if site.kind == "norm":
+                    hook = lambda m, args, out, s=site, r=ref: see(s, out[..., r.start : r.stop])  # noqa: E731
+                    handles.append(module.register_forward_hook(hook))
+                else:
+                    hook = lambda m, args, s=site, r=ref: see(s, args[0][..., r.start : r.stop])  # noqa: E731
+                    handles.append(module.register_forward_pre_hook(hook))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def record(adapter: ModelAdapter, sites: Sequence[Site]) -> Iterator[dict[str, Tensor]]:
     """Mean squared activation of every unit over all forwards inside the block: site name -> [units], filled at exit.
 
     A unit with several readers is averaged over them.
@@ -84,26 +102,15 @@ def record(adapter: ModelAdapter, sites: list[Site]) -> Iterator[dict[str, Tenso
     counts = dict.fromkeys(totals, 0)
     result: dict[str, Tensor] = {}
 
-    def add(site: Site, start: int, stop: int, x: Tensor) -> None:
-        x = x.detach()[..., start:stop].float().reshape(-1, site.units, site.width)
+    def add(site: Site, x: Tensor) -> None:
+        x = x.detach().float().reshape(-1, site.units, site.width)
         totals[site.name] += x.pow(2).mean(-1).sum(0).double().cpu()
         counts[site.name] += len(x)
 
-    handles = []
     try:
-        for site in sites:
-            for ref in site.masked_refs:
-                module: nn.Module = adapter.denoiser.get_submodule(ref.linear)
-                if site.kind == "norm":
-                    hook = lambda m, args, out, s=site, r=ref: add(s, r.start, r.stop, out)  # noqa: E731
-                    handles.append(module.register_forward_hook(hook))
-                else:
-                    hook = lambda m, args, s=site, r=ref: add(s, r.start, r.stop, args[0])  # noqa: E731
-                    handles.append(module.register_forward_pre_hook(hook))
-        yield result
+        with watch(adapter, sites, add):
+            yield result
     finally:
-        for handle in handles:
-            handle.remove()
         result.update({n: (t / max(counts[n], 1)).float() for n, t in totals.items()})
 
 

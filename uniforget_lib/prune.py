@@ -8,6 +8,7 @@ import torch
 
 from .masks import Mask
 from .models.base import ModelAdapter
+from .sites import KINDS
 
 
 @torch.no_grad()
@@ -28,7 +29,7 @@ def bake(adapter: ModelAdapter, mask: Mask) -> ModelAdapter:
     name = next(n for n, part in parts.items() if part is adapter.denoiser)
     baked.pipe = type(adapter.pipe)(**(parts | {name: baked.denoiser}))
     baked.pipe.set_progress_bar_config(disable=True)
-    for site in adapter.sites():
+    for site in adapter.sites(KINDS):
         if site.name not in mask.values:
             continue
         for ref in site.masked_refs:

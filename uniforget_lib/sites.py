@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-KINDS = ("ffn", "head", "value", "norm")
+KINDS = ("ffn", "head", "value", "norm")  # value: one channel of what an attention passes on, a part of a head
 
 
 @dataclass(frozen=True)

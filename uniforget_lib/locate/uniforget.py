@@ -81,7 +81,7 @@ def uniforget(
     logits = torch.full((sum(sizes),), config.init, device=adapter.device, dtype=torch.float32, requires_grad=True)
     # Decoupled weight decay (as EcoDiff): coupled, 1e-2 times a logit outweighs both gradients by orders of magnitude.
     optimizer = torch.optim.AdamW([logits], lr=config.lr, weight_decay=config.weight_decay)
-    key = repr((adapter.fingerprint, adapter.cfg, adapter.dtype, asdict(config), prompts))
+    key = repr((adapter.fingerprint, adapter.cfg, adapter.resolution, adapter.dtype, asdict(config), prompts))
     first, history = _resume(state, key, logits, optimizer, config) if state and Path(state).exists() else (0, [])
 
     noise, sigmas = adapter.noise(len(prompts), config.seed), adapter.sigmas(config.steps)
@@ -124,7 +124,8 @@ def uniforget(
         if state and ((step + 1) % every == 0 or step + 1 == last):
             _save(state, key, logits, optimizer, history)
     values = dict(zip((s.name for s in sites), (-logits.detach()).cpu().split(sizes)))
-    forwards = len(prompts) * config.steps + 3 * config.batch * config.steps * last
+    passes = 1 if adapter.cfg == 1 else 2  # with guidance, the empty prompt too
+    forwards = passes * config.steps * (len(prompts) + 3 * config.batch * last)
     return Score(values, "uniforget", adapter.fingerprint, forwards, history)
 
 

@@ -56,6 +56,7 @@ class ModelAdapter(ABC):
     """
 
     family: str
+    resolution: int  # side of the image in pixels
 
     def __init__(self, pipe, denoiser: nn.Module, cfg: float) -> None:
         self.pipe, self.denoiser, self.cfg = pipe, denoiser, cfg
@@ -188,8 +189,9 @@ class ModelAdapter(ABC):
 
         It names the architecture and the base model: a baked model keeps the fingerprint of its base.
         """
-        digest = hashlib.sha256(repr([(s.name, s.units, s.width) for s in self._sites]).encode())
-        touched = {r.linear for s in self._sites for r in (*s.readers, *s.writers)}
+        sites = self.sites()  # of the paper's kinds; others are views of the same weights
+        digest = hashlib.sha256(repr([(s.name, s.units, s.width) for s in sites]).encode())
+        touched = {r.linear for s in sites for r in (*s.readers, *s.writers)}
         for name, p in self.denoiser.named_parameters():
             if name.rpartition(".")[0] not in touched:
                 digest.update(p.detach().flatten()[:64].to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes())

@@ -55,6 +55,7 @@ class FluxAdapter(ModelAdapter):
             readers = tuple(Ref(f"{block}.attn.{out}", 0, d) for out in ("to_out.0", "to_add_out"))
             writers = tuple(rows(f"{block}.attn.{name}") for name in qkv)
             sites.append(Site(f"{block}.attn", "head", heads, width, readers, writers))
+            sites.append(Site(f"{block}.attn.to_v", "value", d, 1, readers, (writers[2], writers[5])))
             for ff in ("ff", "ff_context"):
                 inner = linear(f"{block}.{ff}.net.2").in_features
                 sites.append(Site(f"{block}.{ff}", "ffn", inner, 1, (Ref(f"{block}.{ff}.net.2", 0, inner),),

@@ -58,6 +58,8 @@ class StableDiffusionAdapter(ModelAdapter):
                 readers = (Ref(f"{name}.{part}.to_out.0", 0, inner),)
                 writers = tuple(Ref(f"{name}.{part}.{qkv}", 0, inner) for qkv in ("to_q", "to_k", "to_v"))
                 sites.append(Site(f"{name}.{part}", "head", attn.heads, inner // attn.heads, readers, writers))
+                if part == "attn2":
+                    sites.append(Site(f"{name}.{part}.to_v", "value", inner, 1, readers, writers[2:]))
             inner = block.ff.net[2].in_features
             rows = block.ff.net[0].proj.out_features  # GEGLU: the values, then the gates
             writers = tuple(Ref(f"{name}.ff.net.0.proj", i, i + inner) for i in range(0, rows, inner))
