@@ -2,10 +2,24 @@
 
 import pytest
 import torch
+from diffusers import (
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from uniforget_lib.models import FluxAdapter, StableDiffusionAdapter
+from uniforget_lib.models import (
+    FluxAdapter,
+    StableDiffusion3Adapter,
+    StableDiffusionAdapter,
+    StableDiffusionXLAdapter,
+)
 from uniforget_lib.testbed.flow import FlowModel
-from uniforget_lib.testbed.unet import UNetModel
+from uniforget_lib.testbed.text import MAX_LENGTH, clip_tokenizer
+from uniforget_lib.testbed.unet import UNetModel, scheduler
 from uniforget_lib.testbed.vae import build
 
 
@@ -39,12 +53,76 @@ def tiny_sd(seed: int = 0, dtype: torch.dtype = torch.float32) -> StableDiffusio
     return StableDiffusionAdapter(pipe.to(dtype=dtype), guidance=1.0)
 
 
-TINY = {"flux": tiny_flux, "sd": tiny_sd}  # one a family: contract tests run over all of them
+def _clip(projected: bool):
+    """A tokenizer and a one-layer text encoder, with a projected pooled state or without."""
+    tokenizer = clip_tokenizer()
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=32, projection_dim=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=2, max_position_embeddings=MAX_LENGTH, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    return tokenizer, (CLIPTextModelWithProjection if projected else CLIPTextModel)(config).eval()
+
+
+def _random(module, std: float) -> None:
+    for p in module.parameters():
+        if p.dim() > 1:
+            torch.nn.init.normal_(p, std=std)
+
+
+def tiny_sdxl(seed: int = 0, dtype: torch.dtype = torch.float32) -> StableDiffusionXLAdapter:
+    """Two levels, one with two transformer blocks; two text encoders, the second one with a pooled state."""
+    torch.manual_seed(seed)
+    (first, encoder), (second, encoder_2), vae = _clip(False), _clip(True), build()
+    vae.register_to_config(scaling_factor=1.0, shift_factor=0.0)
+    unet = UNet2DConditionModel(
+        sample_size=16, in_channels=8, out_channels=8, layers_per_block=1, block_out_channels=(32, 64),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 2), attention_head_dim=(2, 4), use_linear_projection=True, norm_num_groups=16,
+        cross_attention_dim=64, addition_embed_type="text_time", addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=32 + 6 * 8,
+    ).eval()  # fmt: skip
+    _random(unet, 0.05)
+    pipe = StableDiffusionXLPipeline(
+        vae=vae, text_encoder=encoder, text_encoder_2=encoder_2, tokenizer=first, tokenizer_2=second, unet=unet,
+        scheduler=scheduler(), force_zeros_for_empty_prompt=True, add_watermarker=False,
+    )  # fmt: skip
+    pipe.set_progress_bar_config(disable=True)
+    return StableDiffusionXLAdapter(pipe.to(dtype=dtype), guidance=1.0)
+
+
+def tiny_sd3(seed: int = 0, dtype: torch.dtype = torch.float32) -> StableDiffusion3Adapter:
+    """Two joint blocks, the last of which gives up the text; no T5."""
+    torch.manual_seed(seed)
+    (first, encoder), (second, encoder_2), vae = _clip(True), _clip(True), build()
+    vae.register_to_config(scaling_factor=1.0, shift_factor=0.0)
+    transformer = SD3Transformer2DModel(
+        sample_size=16, patch_size=2, in_channels=8, out_channels=8, num_layers=2, attention_head_dim=16,
+        num_attention_heads=2, joint_attention_dim=64, caption_projection_dim=32, pooled_projection_dim=64,
+        pos_embed_max_size=16,
+    ).eval()  # fmt: skip
+    _random(transformer, 0.1)
+    pipe = StableDiffusion3Pipeline(
+        vae=vae, text_encoder=encoder, text_encoder_2=encoder_2, tokenizer=first, tokenizer_2=second,
+        text_encoder_3=None, tokenizer_3=None, transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+    )  # fmt: skip
+    pipe.set_progress_bar_config(disable=True)
+    return StableDiffusion3Adapter(pipe.to(dtype=dtype), guidance=1.0)
+
+
+TINY = {
+    "flux": tiny_flux,
+    "sd": tiny_sd,
+    "sdxl": tiny_sdxl,
+    "sd3": tiny_sd3,
+}  # one a family: contract tests run over all of them
 
 
 def call(adapter, prompt: str, seed: int, **options):
     """The pipeline's own call, without any code of ours; output as a tensor."""
-    family = {"flux": {"height": 64, "width": 64, "max_sequence_length": 16}, "sd": {"guidance_scale": 1.0}}
+    family = {"flux": {"height": 64, "width": 64, "max_sequence_length": 16}, "sd": {"guidance_scale": 1.0},
+              "sdxl": {"guidance_scale": 1.0}, "sd3": {"guidance_scale": 1.0}}  # fmt: skip
     options = {"output_type": "pt"} | family[adapter.family] | options
     return adapter.pipe(prompt, generator=torch.Generator().manual_seed(seed), **options).images
 

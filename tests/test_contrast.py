@@ -85,7 +85,7 @@ def test_pull_and_its_gradient_by_differences(tiny):
     value, slope = pull(tiny, MEMORIZED, gates, **options)
     x, sigmas = tiny.noise(2, 0), tiny.sigmas(2)
     with torch.no_grad():
-        images = [rollout(tiny.conditional, x, sigmas, tiny.encode(p)) for p in (MEMORIZED, ["", ""])]
+        images = [rollout(tiny.conditional, x, sigmas, cond) for cond in (tiny.encode(MEMORIZED), tiny.empty(2))]
     assert value == pytest.approx(float((images[0] - images[1]).pow(2).mean()), rel=1e-4)
     unit, step = int(slope[site.name].abs().argmax()), 0.05
     sides = []
@@ -119,8 +119,9 @@ def test_nemo_finds_the_channel_that_matters_and_drops_the_rest():
 
 
 def test_value_channels_are_parts_of_a_head(tiny):
-    head, value = (tiny.sites((kind,))[-1 if tiny.family == "sd" else 0] for kind in ("head", "value"))
-    assert value.name.startswith(head.name) and value.units == head.units * head.width
+    value = tiny.sites(("value",))[0]
+    head = next(s for s in tiny.sites(("head",)) if value.name.startswith(s.name + "."))
+    assert value.units == head.units * head.width
     off = {head.name: torch.ones(head.units), value.name: torch.ones(value.units)}
     off[head.name][0] = 0
     with masked(tiny, {head.name: off[head.name]}):

@@ -8,6 +8,7 @@ from uniforget_lib import Mask, bake, load, masked, record, rollout
 from uniforget_lib.locate import magnitude, random
 from uniforget_lib.masks import hard_concrete, relaxed_sigmoid
 
+UNETS = ("sd", "sdxl")
 PROMPTS = ["a cat on a blue ground", "a rocket left of a house on a pink ground"]
 
 
@@ -30,8 +31,7 @@ def test_sampler_agrees_with_the_pipeline(tiny):
 def test_guidance_agrees_with_the_pipeline(tiny):
     options = {
         "flux": {"negative_prompt": "", "true_cfg_scale": 2.0},
-        "sd": {"guidance_scale": 2.0},
-    }[tiny.family]
+    }.get(tiny.family, {"guidance_scale": 2.0})
     plain = tiny.images(PROMPTS[:1], steps=4)
     want = call(tiny, PROMPTS[0], seed=0, num_inference_steps=4, **options)
     with tiny.guided(2.0):
@@ -66,7 +66,8 @@ def test_images_do_not_depend_on_the_batch(tiny):
 def test_sites_cover_the_channels_they_name(tiny):
     sites = tiny.sites()
     # A double block: 2 norm, heads, 2 ffn; a single block: norm, heads, ffn. The U-Net: 7 blocks of self, cross, ffn.
-    assert len(sites) == {"flux": 5 + 3, "sd": 7 * 3}[tiny.family]
+    # SDXL's has 8; the last joint block of SD3 has no second ffn.
+    assert len(sites) == {"flux": 5 + 3, "sd": 7 * 3, "sdxl": 8 * 3, "sd3": 5 + 4}[tiny.family]
     assert len({s.name for s in sites}) == len(sites)
     for site in sites:
         for ref in site.readers:
@@ -74,7 +75,7 @@ def test_sites_cover_the_channels_they_name(tiny):
         for ref in site.writers:
             assert ref.stop <= tiny.denoiser.get_submodule(ref.linear).out_features
     assert {s.kind for s in tiny.sites(("value",))} == {"value"}
-    if tiny.family == "sd":
+    if tiny.family in UNETS:
         with pytest.raises(ValueError, match="norm"):
             tiny.sites(["norm"])
     with pytest.raises(ValueError, match="nrom"):
@@ -145,7 +146,7 @@ def test_masking_a_unit_zeroes_exactly_its_channels(flux):
 @pytest.mark.parametrize("kinds", [("ffn",), ("head",), ("norm",), ("ffn", "head", "norm")])
 @pytest.mark.parametrize("ratio", [0.3, 1.0])
 def test_baked_equals_masked(tiny, kinds, ratio):
-    if tiny.family == "sd" and kinds == ("norm",):
+    if tiny.family in UNETS and kinds == ("norm",):
         pytest.skip("a U-Net of Stable Diffusion has no adaptive norm that the paper masks")
     mask = random(tiny, kinds=kinds).mask(ratio=ratio)
     weights, plain = state(tiny), tiny.latents(PROMPTS)
@@ -161,7 +162,7 @@ def test_baked_equals_masked(tiny, kinds, ratio):
 def test_baked_pipeline_saves_and_loads(tiny, tmp_path):
     baked = bake(tiny, magnitude(tiny).mask(ratio=0.2))
     baked.pipe.save_pretrained(tmp_path / "p")
-    again = load(tmp_path / "p", **({"guidance": 1.0} if tiny.family == "sd" else {}))
+    again = load(tmp_path / "p", **({} if tiny.family == "flux" else {"guidance": 1.0}))
     assert (again.latents(PROMPTS) - baked.latents(PROMPTS)).abs().max() < 1e-5
 
 

@@ -79,7 +79,7 @@ class Toy(ModelAdapter):
         return torch.tensor([3] * len(prompts))
 
     def noise_prediction(self, x, sigma, slope):
-        return slope
+        return slope  # as in Stable Diffusion
 
 
 # With x = 1: slope -1 without a prompt, .5 with one, so the gap is 1.5; with x = 2, -2 and 0, so 2.
@@ -165,7 +165,9 @@ def test_detectors_keep_the_contract(tiny, name):
         assert not torch.equal(detector(tiny, PROMPTS, seeds=(5, 6)), found)
     assert torch.equal(tiny.latents(PROMPTS[:2], steps=1), before)
     if name in ("wen", "bright_ending", "jeon", "asthana"):  # they measure what the prompt changes
-        assert found[1] == 0 and (found[[0, 2, 3, 4, 5]] != 0).all()
+        same = tiny.family != "sdxl"  # there, guidance is away from zeros
+        others = found[[0, 2, 3, 4, 5]].abs().min()
+        assert (abs(found[1]) < 1e-3 * others) == same and others > 0
     for bad, error in (([], ValueError), ("a cat", TypeError), (["a cat", 3], TypeError)):
         with pytest.raises(error, match="prompts"):
             detector(tiny, bad)
@@ -240,7 +242,7 @@ def test_full_size_models_have_the_layers_of_the_papers():
     sd.denoiser = unet
     names = sd.text_attention()
     assert len(names) == 16 and names[3].startswith("down_blocks.1.attentions.1")  # Ren's layer 3
-    assert len(sd.all_sites()) == 16 * 3
+    assert len(sd.all_sites()) == 16 * 4
     schnell = FluxAdapter.__new__(FluxAdapter)
     schnell.denoiser = flux
     assert len(schnell.text_attention()) == 19 + 38

@@ -20,12 +20,12 @@ QUICK = UniForget(beta=0.1, steps=2, mask_steps=6, batch=2)
 def test_wen_is_the_mean_velocity_gap(tiny):
     got = detect.wen(tiny, PROMPTS, steps=1, sampling_steps=4, seeds=(0, 1))
     x = [tiny.noise(4, s) for s in (0, 1)]
-    cond, empty, sigma = tiny.encode(PROMPTS), tiny.encode([""] * 4), tiny.sigmas(4)[0]
+    cond, empty, sigma = tiny.encode(PROMPTS), tiny.empty(4), tiny.sigmas(4)[0]
     with torch.no_grad():
         gaps = [tiny.predict(z, sigma, cond) - tiny.predict(z, sigma, empty) for z in x]
     want = sum(g.flatten(1).norm(dim=1) / math.sqrt(g[0].numel()) for g in gaps) / 2
     assert torch.allclose(got, want, atol=1e-6)
-    assert got[3] == 0 and (got[:3] > 0).all()
+    assert (got[3] < 1e-5) == (tiny.family != "sdxl") and (got[:3] > 1e-5).all()  # SDXL: away from zeros
     assert torch.allclose(detect.wen(tiny, PROMPTS, steps=1, sampling_steps=4, seeds=(0, 1), batch=3), got, atol=1e-6)
 
 

@@ -117,9 +117,9 @@ def record(adapter: ModelAdapter, sites: Sequence[Site]) -> Iterator[dict[str, T
 class _Attention(TorchFunctionMode):
     """Looks at every scaled dot product attention that is computed while one of the modules of interest runs."""
 
-    def __init__(self, found: dict[str, Tensor]) -> None:
+    def __init__(self, found: dict[str, Tensor], text_first: bool) -> None:
         super().__init__()
-        self.found, self.module, self.text = found, None, 0
+        self.found, self.text_first, self.module, self.text = found, text_first, None, 0
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -130,15 +130,18 @@ class _Attention(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def read(self, query: Tensor, key: Tensor, options: dict) -> Tensor:
-        joint = key.shape[2] > self.text  # image and text in one sequence, text first
-        query = query[:, :, self.text :] if joint else query
+        text, image = slice(0, self.text), slice(0, None)
+        if key.shape[2] > self.text:  # image and text in one sequence
+            text, image = slice(0, self.text), slice(self.text, None)
+            if not self.text_first:
+                text, image = slice(-self.text, None), slice(0, -self.text)
         mask = options.get("attn_mask")
         if mask is not None:
             raise ValueError("the attention of this pipeline has a mask, which `attention` does not read")
         scale, total = options.get("scale") or query.shape[-1] ** -0.5, 0
         for head in range(query.shape[1]):  # one at a time: at full size all of them would fill the memory
-            weights = (query[:, head] @ key[:, head].transpose(1, 2) * scale).float().softmax(-1)
-            total = total + weights[..., : self.text] / query.shape[1]
+            weights = (query[:, head, image] @ key[:, head].transpose(1, 2) * scale).float().softmax(-1)
+            total = total + weights[..., text] / query.shape[1]
         return total
 
 
@@ -153,7 +156,7 @@ def attention(adapter: ModelAdapter) -> Iterator[dict[str, Tensor]]:
     Raises RuntimeError at the end of the block when no attention was seen.
     """
     found: dict[str, Tensor] = {}
-    mode, handles = _Attention(found), []
+    mode, handles = _Attention(found, adapter.text_first), []
 
     def enter(name: str):
         def hook(module, args, kwargs):

@@ -45,6 +45,7 @@ def asthana(
             size = norms(adapter.conditional(x, first, c) - adapter.conditional(x, first, empty))
             x = x / adapter.input_scale(first) * adapter.input_scale(late)
             given, none = (adapter.noise_prediction(x, late, adapter.conditional(x, late, k)) for k in (c, empty))
-            cosine = F.cosine_similarity(adapter.grid(none).float(), adapter.grid(given - none).float(), dim=1)
+            gap = adapter.grid(given - none).float()  # eps: what rounding leaves of no gap has no direction
+            cosine = F.cosine_similarity(adapter.grid(none).float(), gap, dim=1, eps=1e-4)
             risk[part] += (gamma[0] * size + gamma[1] * cosine.mean((1, 2)).cpu()) / len(seeds)
     return risk

@@ -14,15 +14,20 @@ from ..files import check_device, check_sums
 from .base import Cond, ModelAdapter
 from .flux import FluxAdapter
 from .sd import StableDiffusionAdapter
+from .sd3 import StableDiffusion3Adapter
+from .sdxl import StableDiffusionXLAdapter
 
 FAMILIES: dict[str, type[ModelAdapter]] = {  # pipeline class -> adapter
     "FluxPipeline": FluxAdapter,
     "StableDiffusionPipeline": StableDiffusionAdapter,
+    "StableDiffusionXLPipeline": StableDiffusionXLAdapter,
+    "StableDiffusion3Pipeline": StableDiffusion3Adapter,
 }
 WEIGHTS = Path(__file__).parents[1] / "testbed" / "weights"
 SHIPPED = {"testbed": WEIGHTS / "flux"}
 
-__all__ = ["Cond", "FAMILIES", "FluxAdapter", "ModelAdapter", "SHIPPED", "StableDiffusionAdapter", "load"]
+__all__ = ["Cond", "FAMILIES", "FluxAdapter", "ModelAdapter", "SHIPPED", "StableDiffusionAdapter",
+           "StableDiffusion3Adapter", "StableDiffusionXLAdapter", "load"]  # fmt: skip
 
 
 def load(source: str | Path = "testbed", *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32,
@@ -44,8 +49,10 @@ def load(source: str | Path = "testbed", *, device: str | torch.device = "cpu", 
     path = SHIPPED.get(str(source), Path(source))
     if str(source) in SHIPPED:
         check_sums(path)
+    absent = {}  # parts that the pipeline was saved without, such as the T5 of SD3
     if (path / "model_index.json").is_file():
-        name = json.loads((path / "model_index.json").read_text())["_class_name"]
+        index = json.loads((path / "model_index.json").read_text())
+        name, absent = index["_class_name"], {part: None for part, of in index.items() if of == [None, None]}
         if name not in FAMILIES:
             raise ValueError(f"{source}: {name} has no adapter; there is one for {sorted(FAMILIES)}")
     elif path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
@@ -57,7 +64,9 @@ def load(source: str | Path = "testbed", *, device: str | torch.device = "cpu", 
             if name not in FAMILIES:
                 raise ValueError(f"{name} has no adapter; there is one for {sorted(FAMILIES)}")
         with _quiet() if path.exists() else nullcontext():
-            pipe = DiffusionPipeline.from_pretrained(path if path.exists() else str(source), torch_dtype=dtype)
+            pipe = DiffusionPipeline.from_pretrained(
+                path if path.exists() else str(source), torch_dtype=dtype, **absent
+            )
     except Exception as error:
         raise ValueError(f"{str(source)!r} could not be loaded: {error}") from None
     name = type(pipe).__name__

@@ -56,6 +56,7 @@ class ModelAdapter(ABC):
     """
 
     family: str
+    text_first = True  # in the sequence of a joint attention; cross-attention has a sequence for each
     resolution: int  # side of the image in pixels
 
     def __init__(self, pipe, denoiser: nn.Module, cfg: float) -> None:
@@ -82,7 +83,8 @@ class ModelAdapter(ABC):
 
     @abstractmethod
     def token_counts(self, prompts: list[str]) -> Tensor:
-        """Tokens of each prompt as attention sees it, special ones included, padding not, before it is cut: int [n]."""
+        """Tokens of each prompt as attention sees it, special ones included, padding not: int [n]. A longer
+        one than ``max_tokens`` may count as one more."""
 
     @abstractmethod
     def encode_checked(self, prompts: list[str]) -> Cond:
@@ -115,9 +117,9 @@ class ModelAdapter(ABC):
     def text_attention(self) -> list[str]:
         """Names of the attention modules in which the image reads the prompt, in the order of the network."""
 
-    @abstractmethod
     def noise_prediction(self, x: Tensor, sigma: Tensor, slope: Tensor) -> Tensor:
-        """The noise e that the model sees in ``x``, given its slope dx/dsigma there."""
+        """The noise e that the model sees in ``x``, given its slope dx/dsigma there. Here: for a rectified flow."""
+        return x + (1 - sigma) * slope  # x = (1 - sigma) x0 + sigma e, slope = e - x0
 
     def input_scale(self, sigma: Tensor) -> Tensor:
         """What the denoiser divides ``x`` by: pure noise of unit variance is ``input_scale(sigma)`` times as large."""

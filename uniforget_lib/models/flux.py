@@ -110,9 +110,6 @@ class FluxAdapter(ModelAdapter):
             return_dict=False,
         )[0]
 
-    def noise_prediction(self, x: Tensor, sigma: Tensor, slope: Tensor) -> Tensor:
-        return x + (1 - sigma) * slope  # x = (1 - sigma) x0 + sigma e, slope = e - x0
-
     def grid(self, x: Tensor) -> Tensor:
         side = self.resolution // (2 * self.pipe.vae_scale_factor)
         return x.transpose(1, 2).unflatten(2, (side, side))
@@ -121,7 +118,12 @@ class FluxAdapter(ModelAdapter):
         return [name for name, _ in self.denoiser.named_modules() if name.endswith(".attn")]
 
     def token_counts(self, prompts: list[str]) -> Tensor:
-        return torch.tensor([len(row) for row in self.pipe.tokenizer_2(prompts, verbose=False).input_ids])
+        return torch.tensor(
+            [
+                len(row)
+                for row in self.pipe.tokenizer_2(prompts, truncation=True, max_length=self.max_tokens + 1).input_ids
+            ]
+        )
 
     def decode(self, x: Tensor) -> Tensor:
         vae = self.pipe.vae

@@ -86,10 +86,15 @@ class StableDiffusionAdapter(ModelAdapter):
         level = sigma.detach().to(self._levels)
         timestep = (self._levels - level).abs().argmin().to(x.device)
         scale = self.input_scale(sigma.to(x.dtype))
-        out = self.denoiser(x / scale, timestep, encoder_hidden_states=cond.embeds, return_dict=False)[0]
+        out = self.denoiser(x / scale, timestep, encoder_hidden_states=cond.embeds, return_dict=False,
+                            **self.extra(cond))[0]  # fmt: skip
         if self.pipe.scheduler.config.prediction_type == "epsilon":
             return out
         return out / scale + x * sigma / scale**2  # v = alpha eps - s x0 (Salimans and Ho), solved for eps
+
+    def extra(self, cond: Cond) -> dict:
+        """Further arguments of the U-Net."""
+        return {}
 
     def input_scale(self, sigma: Tensor) -> Tensor:
         return (1 + sigma**2).sqrt()
@@ -105,7 +110,12 @@ class StableDiffusionAdapter(ModelAdapter):
         return sorted(names, key=lambda name: ("down", "mid", "up").index(name.partition("_")[0]))  # as they run
 
     def token_counts(self, prompts: list[str]) -> Tensor:
-        return torch.tensor([len(row) for row in self.pipe.tokenizer(prompts, verbose=False).input_ids])
+        return torch.tensor(
+            [
+                len(row)
+                for row in self.pipe.tokenizer(prompts, truncation=True, max_length=self.max_tokens + 1).input_ids
+            ]
+        )
 
     def decode(self, x: Tensor) -> Tensor:
         image = self.pipe.vae.decode(
