@@ -6,7 +6,7 @@ The pipeline, in the order of the book and of the folders::
     risk    = detect.wen(adapter, prompts)             # which prompts are memorized?       detect/
     score   = locate.uniforget(adapter, neutral)       # which units can be spared?         locate/
     mask    = score.mask(threshold=0)                  # units to remove                    masks.py
-    baked   = bake(adapter, mask)                      # a pipeline that forgets, no hooks  prune.py
+    small   = shrink(adapter, mask)                    # a pipeline that forgets, lighter   prune.py
     evaluate.copied(...), evaluate.change(...)         # what it forgets, what it costs     evaluate/
 
 `masked` applies a mask inside a ``with`` block; `Testbed` is the model whose memories are planted and known;
@@ -19,7 +19,7 @@ from .locate import UniForget
 from .masks import Mask, Score
 from .models import ModelAdapter, load
 from .profile import profile
-from .prune import bake
+from .prune import bake, save, shrink
 from .report import Report, provenance
 from .sampler import rollout
 from .sites import Ref, Site
@@ -27,4 +27,5 @@ from .testbed import Testbed
 
 __version__ = "0.1.0"
 __all__ = ["Mask", "ModelAdapter", "Ref", "Report", "Score", "Site", "Testbed", "UniForget", "attention", "bake", "count", "detect",
-           "evaluate", "load", "locate", "masked", "profile", "provenance", "record", "rollout", "viz"]  # fmt: skip
+           "evaluate", "load", "locate", "masked", "profile", "provenance", "record", "rollout", "save", "shrink",
+           "viz"]  # fmt: skip

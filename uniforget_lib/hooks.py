@@ -30,7 +30,7 @@ def _scales(adapter: ModelAdapter, gates: dict[str, Tensor]) -> dict[tuple[str, 
         if gate.shape != (site.units,):
             raise ValueError(f"mask of site {name!r} has shape {list(gate.shape)}, the site has {site.units} units")
         factor = gate.repeat_interleave(site.width)
-        side = "output" if site.kind == "norm" else "input"
+        side = "input" if site.readers else "output"
         for ref in site.masked_refs:
             module = adapter.denoiser.get_submodule(ref.linear)
             size = module.in_features if side == "input" else module.out_features
@@ -80,7 +80,7 @@ def watch(adapter: ModelAdapter, sites: Sequence[Site], see: Callable[[Site, Ten
         for site in sites:
             for ref in site.masked_refs:
                 module: nn.Module = adapter.denoiser.get_submodule(ref.linear)
-                if site.kind == "norm":
+                if not site.readers:
                     hook = lambda m, args, out, s=site, r=ref: see(s, out[..., r.start : r.stop])  # noqa: E731
                     handles.append(module.register_forward_hook(hook))
                 else:
@@ -140,7 +140,7 @@ class _Attention(TorchFunctionMode):
             raise ValueError("the attention of this pipeline has a mask, which `attention` does not read")
         scale, total = options.get("scale") or query.shape[-1] ** -0.5, 0
         for head in range(query.shape[1]):  # one at a time: at full size all of them would fill the memory
-            weights = (query[:, head, image] @ key[:, head].transpose(1, 2) * scale).float().softmax(-1)
+            weights = ((query[:, head, image].float() * scale) @ key[:, head].float().transpose(1, 2)).softmax(-1)
             total = total + weights[..., text] / query.shape[1]
         return total
 
@@ -150,7 +150,7 @@ def attention(adapter: ModelAdapter) -> Iterator[dict[str, Tensor]]:
     """How much the image attends to each token of the prompt, in the last forward inside the block.
 
     Yields a dict that fills as forwards run: module name (see `ModelAdapter.text_attention`) -> [n, image tokens, text
-    tokens], mean over heads. Cross-attention sums to 1 over the text; in joint attention the image takes its share.
+    tokens] in fp32, on the model's device, mean over heads. Cross-attention sums to 1 over the text; in joint attention the image takes its share.
     Nothing of the model is replaced, only looked at.
 
     Raises RuntimeError at the end of the block when no attention was seen.

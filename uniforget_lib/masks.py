@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,7 +95,10 @@ class Score:
 
     def mask(self, ratio: float | None = None, threshold: float | None = None, scope: str = "global") -> Mask:
         """Remove the highest scores: a share ``ratio`` in [0, 1] of all units (``scope="global"``) or of each site's
-        (``"site"``), or every unit whose score exceeds ``threshold``. Give exactly one of the two."""
+        (``"site"``), or every unit whose score exceeds ``threshold``. Give exactly one of the two.
+
+        Warns when a ratio ends among units of one and the same score: which of them go is then decided by position.
+        """
         if (ratio is None) == (threshold is None):
             raise ValueError("give either ratio or threshold")
         if threshold is not None:
@@ -106,8 +110,14 @@ class Score:
         if scope != "global":
             raise ValueError(f"scope={scope!r}: use 'global' or 'site'")
         joined = torch.cat(list(self.values.values()))
-        flat = torch.ones(joined.numel())
-        flat[joined.argsort(descending=True, stable=True)[: round(ratio * joined.numel())]] = 0
+        flat, count = torch.ones(joined.numel()), round(ratio * joined.numel())
+        order = joined.argsort(descending=True, stable=True)
+        flat[order[:count]] = 0
+        if 0 < count < len(order) and joined[order[count - 1]] == joined[order[count]]:
+            last = float(joined[order[count]])
+            warnings.warn(f"{self.method}: ratio={ratio} ends among {int((joined == last).sum())} units of score "
+                          f"{last:.3g}; at most {float((joined > last).float().mean()):.3g} of all units are "
+                          "told apart from them", stacklevel=2)  # fmt: skip
         sizes = [v.numel() for v in self.values.values()]
         return Mask(dict(zip(self.values, flat.split(sizes))), self.fingerprint)
 

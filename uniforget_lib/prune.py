@@ -1,14 +1,27 @@
-"""From mask to model: `bake` writes a mask into the weights, so that sampling costs nothing extra."""
+"""From mask to model: `bake` writes a mask into the weights, `shrink` takes the removed units out of them."""
 
 from __future__ import annotations
 
 import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
+from .files import write_bytes
 from .masks import Mask
 from .models.base import ModelAdapter
-from .sites import KINDS
+from .models.shrunk import SHRUNK, KeptRows, describe, replace
+from .sites import KINDS, Site
+
+
+def _check(adapter: ModelAdapter, mask: Mask) -> None:
+    if not isinstance(mask, Mask):
+        raise TypeError(f"mask is a {type(mask).__name__}; cut a score first: score.mask(ratio=0.1)")
+    if mask.fingerprint != adapter.fingerprint:
+        raise ValueError(f"this mask is for model {mask.fingerprint!r}, not for {adapter.fingerprint!r}")
 
 
 @torch.no_grad()
@@ -19,26 +32,123 @@ def bake(adapter: ModelAdapter, mask: Mask) -> ModelAdapter:
     with the original. Its pipeline saves with ``pipe.save_pretrained(path)``. Raises ValueError for another model's
     mask, and TypeError for a `Score`.
     """
-    if not isinstance(mask, Mask):
-        raise TypeError(f"mask is a {type(mask).__name__}; cut a score first: score.mask(ratio=0.1)")
-    if mask.fingerprint != adapter.fingerprint:
-        raise ValueError(f"this mask is for model {mask.fingerprint!r}, not for {adapter.fingerprint!r}")
-    baked = copy.copy(adapter)
-    baked.denoiser = copy.deepcopy(adapter.denoiser)
-    parts = {name: getattr(adapter.pipe, name) for name in adapter.pipe.components}
-    name = next(n for n, part in parts.items() if part is adapter.denoiser)
-    baked.pipe = type(adapter.pipe)(**(parts | {name: baked.denoiser}))
-    baked.pipe.set_progress_bar_config(disable=True)
+    _check(adapter, mask)
+    baked = _copy(adapter)
     for site in adapter.sites(KINDS):
         if site.name not in mask.values:
             continue
         for ref in site.masked_refs:
             linear = baked.denoiser.get_submodule(ref.linear)
             gate = mask.values[site.name].repeat_interleave(site.width).to(linear.weight.device, linear.weight.dtype)
-            if site.kind == "norm":
+            if not site.readers:
                 linear.weight[ref.start : ref.stop] *= gate[:, None]
                 if linear.bias is not None:
                     linear.bias[ref.start : ref.stop] *= gate
             else:
                 linear.weight[:, ref.start : ref.stop] *= gate
     return baked
+
+
+def _copy(adapter: ModelAdapter) -> ModelAdapter:
+    """``adapter`` with a denoiser of its own; the other parts are shared."""
+    other = copy.copy(adapter)
+    other.denoiser = copy.deepcopy(adapter.denoiser)
+    other.__dict__.pop("_sites", None)  # computed from the denoiser, as is the fingerprint
+    other.__dict__.pop("fingerprint", None)
+    parts = {name: getattr(adapter.pipe, name) for name in adapter.pipe.components}
+    name = next(n for n, part in parts.items() if part is adapter.denoiser)
+    options = {k: v for k, v in adapter.pipe.config.items() if not k.startswith("_") and k not in parts}
+    other.pipe = type(adapter.pipe)(**(parts | options | {name: other.denoiser}))
+    other.pipe.set_progress_bar_config(disable=True)
+    return other
+
+
+def shrink(adapter: ModelAdapter, mask: Mask, *, multiple: int | None = None) -> ModelAdapter:
+    """A copy of ``adapter`` without the units that ``mask`` removes: a smaller model, equal to ``masked(adapter, mask)``.
+
+    Feed-forward neurons and attention heads leave every matrix that reads or writes them; of an adaptive norm only the
+    rows that are kept are computed. All sites of a fused layer are taken out together.
+
+    Args:
+        multiple: feed-forward widths are rounded up to a multiple of it, with neurons that nothing reads (their columns
+            are 0): 8 on a CPU, 64 on a GPU unless given. For the same reason an emptied site keeps one dead unit.
+
+    Save it with `save`; `load` reads it back. Raises ValueError for another model's mask and for one of
+    value channels, which leave no matrix smaller without their head.
+    """
+    _check(adapter, mask)
+    multiple = multiple or (64 if adapter.device.type == "cuda" else 8)
+    sites = {s.name: s for s in adapter.sites(KINDS)}
+    if any(sites[name].kind == "value" for name in mask.values):
+        raise ValueError("shrink removes ffn, head and norm units; bake a mask of value channels instead")
+    small = bake(adapter, mask)
+    keep = {}
+    for name, gates in mask.values.items():
+        alive = gates.to(torch.bool)
+        least = int(alive.sum())
+        if sites[name].kind == "ffn":
+            least = min(len(gates), max(multiple, -(-least // multiple) * multiple))
+        elif sites[name].kind == "head":
+            least = max(1, least)
+        # stable: kept units first, then dead ones, then all of them in their order
+        keep[name] = (~alive).int().argsort(stable=True)[:least].sort().values
+    _take_out(small.denoiser, [sites[name] for name in keep], keep)
+    return small
+
+
+@torch.no_grad()
+def _take_out(denoiser: nn.Module, sites: Sequence[Site], keep: dict[str, Tensor]) -> None:
+    """Replace every Linear that a site reads or writes by one that has only the kept channels (in place)."""
+    inputs: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
+
+    def drop(into: dict[str, Tensor], linear: str, size: int, start: int, channels: Tensor, units: int) -> None:
+        mine = into.setdefault(linear, torch.ones(size, dtype=torch.bool))
+        mine[start : start + units] = False
+        mine[start + channels] = True
+
+    for site in sites:
+        units = keep[site.name]
+        if site.kind == "norm":
+            for ref in site.writers:
+                _keep_rows(denoiser, ref.linear, units)
+            continue
+        channels = (units[:, None] * site.width + torch.arange(site.width)).flatten()
+        for refs, into, size in ((site.readers, inputs, "in_features"), (site.writers, outputs, "out_features")):
+            for ref in refs:
+                total = getattr(denoiser.get_submodule(ref.linear), size)
+                drop(into, ref.linear, total, ref.start, channels, site.units * site.width)
+        if site.kind == "head":
+            denoiser.get_submodule(site.name).heads = len(units)
+    for name in inputs.keys() | outputs.keys():
+        old = denoiser.get_submodule(name)
+        rows, columns = (kept.get(name, torch.ones(size, dtype=torch.bool)).to(old.weight.device)
+                         for kept, size in ((outputs, old.out_features), (inputs, old.in_features)))  # fmt: skip
+        new = nn.Linear(int(columns.sum()), int(rows.sum()), bias=old.bias is not None, device=old.weight.device,
+                        dtype=old.weight.dtype)  # fmt: skip
+        new.weight.copy_(old.weight[rows][:, columns])
+        if old.bias is not None:
+            new.bias.copy_(old.bias[rows])
+        replace(denoiser, name, new)
+
+
+def _keep_rows(denoiser: nn.Module, name: str, rows: Tensor) -> None:
+    old = denoiser.get_submodule(name)
+    rows = rows.to(old.weight.device)
+    new = KeptRows(old.in_features, old.out_features, rows, old.bias is not None).to(old.weight)
+    new.weight.copy_(old.weight[rows])
+    if old.bias is not None:
+        new.bias.copy_(old.bias[rows])
+    replace(denoiser, name, new)
+
+
+def save(adapter: ModelAdapter, path: str | Path) -> None:
+    """Save a pipeline, baked or shrunk, in safetensors; `load` reads it back.
+
+    What is baked is a plain pipeline. Of what is shrunk a plain one reads everything but the denoiser: its new sizes
+    are in ``shrunk.json``.
+    """
+    path, described = Path(path), describe(adapter.denoiser)
+    adapter.pipe.save_pretrained(path, safe_serialization=True)
+    if any(described.values()):
+        write_bytes(path / SHRUNK, json.dumps(described, indent=1).encode())

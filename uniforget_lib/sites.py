@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-KINDS = ("ffn", "head", "value", "norm")  # value: one channel of what an attention passes on, a part of a head
+KINDS = ("ffn", "head", "value", "norm")
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,10 @@ class Site:
 
     ``readers`` are the *input columns* that a unit's activation enters by; to mask the unit is to scale them. A unit
     with several readers (a joint attention head writes to the image and the text stream) is scaled in all of them.
-    ``writers`` are the *output rows* that produce the activation; shrinking removes them as well. Sites of kind
-    ``norm`` have no readers: the paper masks the output rows (shift, scale, gate) of the adaptive layer-norm Linear,
-    so ``writers`` are masked there.
+    ``writers`` are the *output rows* that produce the activation; shrinking removes them as well. Two kinds have no
+    readers, and the output rows of their ``writers`` are masked instead: ``norm``, where the paper masks shift, scale and
+    gate, the rows of the adaptive layer-norm Linear; and ``value``, a channel of the values that an attention takes from
+    the *text* (NeMo's neurons).
     """
 
     name: str
@@ -43,5 +44,5 @@ class Site:
 
     @property
     def masked_refs(self) -> tuple[Ref, ...]:
-        """Where the mask acts: the readers, or the writers of a norm site."""
-        return self.writers if self.kind == "norm" else self.readers
+        """Where the mask acts: the readers, or, where there are none, the writers."""
+        return self.readers or self.writers

@@ -176,7 +176,9 @@ def roc(bands: dict[str, dict], title: str = "") -> go.Figure:
         fig.add_trace(go.Scatter(x=np.concatenate([x, x[::-1]]), y=np.concatenate([band["high"], band["low"][::-1]]),
                                  fill="toself", fillcolor=_shade(colour), line={"width": 0}, hoverinfo="skip",
                                  legendgroup=name, showlegend=False))  # fmt: skip
-        fig.add_trace(go.Scatter(x=x, y=band["tpr"], name=name, legendgroup=name, line={"color": colour}))
+        fig.add_trace(
+            go.Scatter(x=x, y=band["tpr"], name=name, legendgroup=name, line={"color": colour, "shape": "hv"})
+        )
     ticks = [0, 0.01, 0.05, 0.1, 0.25, 0.5, 1]
     fig.update_xaxes(tickvals=np.sqrt(ticks), ticktext=[f"{t:g}" for t in ticks], title="false positive rate")
     fig.add_vline(0.1, line_dash="dot", annotation_text="1 %")

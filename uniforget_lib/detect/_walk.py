@@ -1,8 +1,12 @@
-"""What detectors share: a sampling, with the conditional and the empty prediction of every step."""
+"""What detectors share: a sampling, with the conditional and the empty prediction of every step.
+
+Noise levels are the adapter's. For Stable Diffusion these are "trailing" ones, which begin at t = 999; the authors of the
+detectors (but Webster) sample with "leading" ones, which begin at t = 981 for 50 steps and end at 1 instead of 19.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -11,7 +15,6 @@ from torch import Tensor
 
 from ..hooks import attention
 from ..models.base import Cond, ModelAdapter, check_prompts
-from ..sampler import euler_step
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,12 @@ def walk(
     sampling_steps: int,
     seed: int,
     batch: int,
-    look: bool = False,
+    look: Collection[int] = (),
 ) -> Iterator[Step]:
     """The first ``steps`` of ``sampling_steps`` steps, batch by batch. Two denoiser forwards a step, no more.
 
-    The next state is taken with the adapter's own guidance, from the two predictions at hand. ``look``: keep the
-    attention of the conditional forward.
+    The next state is taken with the adapter's own guidance, from the two predictions at hand. ``look``: the steps
+    whose attention is kept, that of the conditional forward.
     """
     prompts = check_prompts(prompts)
     cond, noise, sigmas = adapter.encode(prompts), adapter.noise(len(prompts), seed), adapter.sigmas(sampling_steps)
@@ -64,11 +67,11 @@ def walk(
         x, c = noise[part], cond[part]
         for k in range(steps):
             empty = adapter.conditional(x, sigmas[k], adapter.empty(len(x)))
-            with attention(adapter) if look else nullcontext() as maps:
+            with attention(adapter) if k in look else nullcontext() as maps:
                 given = adapter.conditional(x, sigmas[k], c)
             yield Step(k, part, sigmas[k], x, c, given, empty, maps)
-            slope = empty + adapter.cfg * (given - empty)
-            x = euler_step(lambda *_, slope=slope: slope, x, sigmas[k], sigmas[k + 1], c)
+            slope = given if adapter.cfg == 1 else empty + adapter.cfg * (given - empty)
+            x = x + (sigmas[k + 1] - sigmas[k]) * slope
 
 
 def norms(x: Tensor) -> Tensor:
@@ -79,8 +82,9 @@ def norms(x: Tensor) -> Tensor:
 def ending(adapter: ModelAdapter, at: Step, lengths: Tensor) -> Tensor:
     """Attention to the end token, mean over heads and the finest layers on the way down: [n, 1, rows, columns].
 
-    The map of Bright Ending (Chen et al., ICLR 2025). The paper takes the first two layers of Stable Diffusion, 64 x 64. FLUX has one resolution; there all layers count.
-    ``lengths``: tokens of each prompt, whose last one is the end token.
+    The map of Bright Ending (Chen et al., ICLR 2025), in [0, 1]. The paper takes the first two layers of Stable
+    Diffusion, 64 x 64. FLUX has one resolution; there all layers count. ``lengths``: tokens of each prompt, whose last
+    one is the end token.
     """
     down = {name: m for name, m in at.maps.items() if not name.startswith(("mid_block", "up_blocks"))} or at.maps
     finest = max(m.shape[1] for m in down.values())

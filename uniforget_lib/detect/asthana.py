@@ -24,9 +24,10 @@ def asthana(
     """gamma[0] || e(x, c) - e(x, "") ||_2 at the first step, plus gamma[1] times the mean over places of the cosine of
     e(x, "") and e(x, c) - e(x, ""), over channels, near the last step. x is pure noise in both.
 
-    The weights belong to a model: the authors use (1, 2) for Stable Diffusion 1.4 and (1, .1) for 2.0. Choose them on
-    development prompts. "Near the last step" is the third of 50 from the end, as in their code. On a rectified flow the
-    first term is the velocity's gap, because the gap of e vanishes there. Costs 4 denoiser forwards a seed.
+    The weights belong to a model: the authors use (1, 2) for Stable Diffusion 1.4, and (1, .1) for 2.0, where their
+    cosine is that of raw v-predictions. Choose them on development prompts. "Near the last step" is t = 39 of 1000 on
+    Stable Diffusion (theirs: 41). On a rectified flow the first term is the velocity's gap, because the gap of e vanishes
+    there. Costs 4 denoiser forwards a seed.
 
     Returns:
         risk [n], higher = more likely memorized; the norm is not divided by the latent's size.
@@ -35,7 +36,7 @@ def asthana(
     check_steps(1, 50, seeds)
     if len(gamma) != 2:
         raise ValueError(f"gamma={gamma!r}: needs two weights, of the norm and of the cosine")
-    first, late = adapter.sigmas(50)[0], adapter.sigmas(50)[47]
+    first, late = adapter.sigmas(50)[0], adapter.sigmas(50)[48]
     cond, risk = adapter.encode(prompts), torch.zeros(len(prompts))
     for seed in seeds:
         noise = adapter.noise(len(prompts), seed)

@@ -34,7 +34,7 @@ def bright_ending(
     for seed in seeds:
         gaps: list[Tensor] = []
         for at in walk(adapter, prompts, steps=sampling_steps, sampling_steps=sampling_steps, seed=seed, batch=batch,
-                       look=True):  # fmt: skip
+                       look=(sampling_steps - 1,)):  # fmt: skip
             gaps.append(adapter.grid(at.gap))
             if at.index == sampling_steps - 1:
                 m = F.interpolate(ending(adapter, at, lengths[at.part]), size=gaps[0].shape[2:], mode="nearest")

@@ -35,9 +35,9 @@ def carlini(
     prompts = check_prompts(prompts)
     if len(seeds) < 2:
         raise ValueError(f"seeds={list(seeds)}: needs at least two generations a prompt")
+    if not 1 <= tiles <= adapter.resolution:
+        raise ValueError(f"tiles={tiles}: needs 1 to {adapter.resolution} tiles a side")
     drawn = [adapter.images(prompts, steps=steps, seed=s, batch=batch) for s in seeds]
-    if not 1 <= tiles <= drawn[0].shape[-1]:
-        raise ValueError(f"tiles={tiles}: needs 1 to {drawn[0].shape[-1]} tiles a side")
     pairs = [_tiled(a, b, tiles) for a, b in combinations(drawn, 2)]
     return -torch.stack(pairs).quantile(near, dim=0)
 

@@ -26,7 +26,8 @@ def jeon(
     Slopes dx/dsigma take the place of scores. They differ by a factor that depends on sigma alone, so it is the same for
     all prompts. (On a rectified flow that factor would be zero at the first step, where the state is noise whatever the
     prompt; the slopes are not.) One Jacobian-vector product in forward mode, no second derivatives. Costs 2 denoiser
-    forwards a seed and 2 more with their derivative, which take about twice as long each.
+    forwards a seed and 2 more with their derivative, which take about twice as long each. Attention is computed in the
+    open for it: at full size, choose ``batch`` by the memory of an attention matrix.
 
     Returns:
         risk [n], higher = more likely memorized, divided by the square root of the latent's size.

@@ -1,4 +1,8 @@
-"""Which pixels are memorized? Maps over the latents, for the images whose copied part does not fill them (templates)."""
+"""Which pixels are memorized? Maps over the latents, for the images whose copied part does not fill them (templates).
+
+All look at the last step. The noise left there depends on ``sampling_steps``: on Stable Diffusion t is 124 of 1000 with
+8 steps and 19 with 50, where Kim and Lee take 1.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from ._walk import check_steps, ending, walk
 
 def _last_step(adapter: ModelAdapter, prompts: list[str], sampling_steps: int, seed: int, batch: int, look: bool):
     for at in walk(adapter, prompts, steps=sampling_steps, sampling_steps=sampling_steps, seed=seed, batch=batch,
-                   look=look):  # fmt: skip
+                   look=(sampling_steps - 1,) if look else ()):  # fmt: skip
         if at.index == sampling_steps - 1:
             yield at
 
@@ -51,22 +55,23 @@ def curvature_map(adapter: ModelAdapter, prompts: Sequence[str], *, sampling_ste
 
     The diagonal of the Jacobian of the gap, by Hutchinson's estimator with ``probes`` sign vectors, summed over
     channels. Positive where the prompt makes the probability more peaked: on a memorized pixel it leaves no freedom.
+    All prompts share the signs. The graph of a forward is kept: choose ``batch`` by the memory that takes.
     """
     prompts = check_prompts(prompts)
     check_steps(sampling_steps, sampling_steps, (seed,))
     if probes < 1:
         raise ValueError(f"probes={probes}: needs at least one")
-    generator, found = torch.Generator().manual_seed(seed), []
+    shape = (probes, *adapter.noise(1, 0).shape[1:])
+    signs, found = torch.randint(2, shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1, []
     for at in _last_step(adapter, prompts, sampling_steps, seed, batch, look=False):
         with torch.enable_grad():
             x = at.x.detach().requires_grad_()
             gap = adapter.conditional(x, at.sigma, at.cond) - adapter.conditional(x, at.sigma, adapter.empty(len(x)))
-            diagonal = torch.zeros_like(x)
-            for k in range(probes):
-                sign = torch.randint(2, x.shape, generator=generator).to(x) * 2 - 1
-                (row,) = torch.autograd.grad(gap, x, sign, retain_graph=k < probes - 1)
-                diagonal += sign * row / probes
-        found.append(adapter.grid(diagonal).sum(1).relu().float().cpu())
+            diagonal = torch.zeros_like(x, dtype=torch.float32)
+            for k, sign in enumerate(signs.to(x).unsqueeze(1)):
+                (row,) = torch.autograd.grad(gap, x, sign.expand_as(x), retain_graph=k < probes - 1)
+                diagonal += (sign * row).float() / probes
+        found.append(adapter.grid(diagonal.detach()).sum(1).relu().cpu())
     return torch.cat(found)
 
 

@@ -1,4 +1,5 @@
-"""Attention entropy (Ren et al., ECCV 2024): under a memorized prompt the image looks at a few tokens only."""
+"""Attention entropy (Ren et al., ECCV 2024): while others settle on the begin token, memorized prompts keep the image's
+attention on several tokens, and late in the sampling on those behind the prompt."""
 
 from __future__ import annotations
 
@@ -11,17 +12,21 @@ from ..models.base import ModelAdapter, check_prompts
 from ._walk import check_steps, walk
 
 
-def attention_weights(adapter: ModelAdapter, prompts: Sequence[str], *, steps: int, sampling_steps: int,
+def attention_weights(adapter: ModelAdapter, prompts: Sequence[str], *, steps: Sequence[int], sampling_steps: int,
                       seed: int = 0, batch: int = 64) -> Tensor:  # fmt: skip
-    """Attention of the whole image to every token of the prompt, mean over heads and image: [steps, layers, n, text].
+    """Attention of the whole image to every token of the prompt in some ``steps`` of a sampling, mean over heads and
+    image: [len(steps), layers, n, text].
 
     Brought to a sum of 1 over the text: in joint attention (FLUX) the image attends to itself too.
     """
-    found: list[list[Tensor]] = [[] for _ in range(steps)]
-    for at in walk(adapter, prompts, steps=steps, sampling_steps=sampling_steps, seed=seed, batch=batch, look=True):
-        maps = torch.stack([at.maps[name].mean(1).cpu() for name in adapter.text_attention()])
-        found[at.index].append(maps / maps.sum(-1, keepdim=True))
-    return torch.stack([torch.cat(batches, dim=1) for batches in found])
+    check_steps(max(steps) + 1, sampling_steps, (seed,))
+    found: dict[int, list[Tensor]] = {k: [] for k in steps}
+    options = dict(steps=max(steps) + 1, sampling_steps=sampling_steps, seed=seed, batch=batch)
+    for at in walk(adapter, prompts, **options, look=steps):
+        if at.maps is not None:
+            maps = torch.stack([at.maps[name].mean(1).cpu() for name in adapter.text_attention()])
+            found[at.index].append(maps / maps.sum(-1, keepdim=True))
+    return torch.stack([torch.cat(found[k], dim=1) for k in steps])
 
 
 def _entropy(p: Tensor) -> Tensor:
@@ -59,7 +64,7 @@ def ren_e(
     layer = min(3, layers - 1) if layer is None else layer
     if not 0 <= layer < layers:
         raise ValueError(f"layer={layer}: this model has the layers 0 to {layers - 1}")
-    options = dict(steps=1, sampling_steps=sampling_steps, batch=batch)
+    options = dict(steps=(0,), sampling_steps=sampling_steps, batch=batch)
     return torch.stack(
         [_entropy(attention_weights(adapter, prompts, seed=s, **options)[0, layer]) for s in seeds]
     ).mean(0)
@@ -85,8 +90,9 @@ def ren_d(
     check_steps(sampling_steps, sampling_steps, seeds)
     late, lengths, risk = max(1, sampling_steps // 5), adapter.prompt_lengths(prompts), torch.zeros(len(prompts))
     for seed in seeds:
-        options = dict(steps=sampling_steps, sampling_steps=sampling_steps, seed=seed, batch=batch)
-        weights = attention_weights(adapter, prompts, **options).mean(1)  # over layers: [steps, n, text]
+        steps = (0, *range(sampling_steps - late, sampling_steps))
+        options = dict(steps=steps, sampling_steps=sampling_steps, seed=seed, batch=batch)
+        weights = attention_weights(adapter, prompts, **options).mean(1)  # over layers: [1 + late, n, text]
         padding = _padding_entropy(weights, lengths)
         risk += (_entropy(weights[-late:]).mean(0) + padding[-late:].mean(0) - padding[0]) / len(seeds)
     return risk

@@ -36,7 +36,7 @@ def risk_table(
         save: a ``.csv`` or ``.parquet`` (which needs pyarrow) to keep the table in. It is written after every detector,
             so what was computed is not lost.
 
-    Columns: prompt, tokens (special ones included), then a risk for every detector. A prompt that occurs twice is
+    Columns: prompt, tokens (special ones included, and as many as the model reads at most), then a risk for every detector. A prompt that occurs twice is
     computed once. Raises, before anything is computed, for bad prompts as the detectors do, and ValueError for limits of
     detectors that are not there and for another kind of file.
     """

@@ -29,8 +29,10 @@ def tpr_at(positive: np.ndarray, negative: np.ndarray, fpr: float = 0.01) -> tup
     """(largest true positive rate with a false positive rate of *at most* ``fpr``, its threshold).
 
     Published code often takes the point of the ROC *nearest* to 1 %, which may lie above it. With fewer than 1 / fpr
-    negatives, none of them may pass.
+    negatives, none of them may be flagged. The threshold is infinite when that flags no positive either.
     """
+    if not 0 <= fpr <= 1:
+        raise ValueError(f"fpr={fpr}: needs a rate in [0, 1]")
     false, true, limits = roc(positive, negative)
     best = np.flatnonzero(false <= fpr)[-1]  # both rates grow along the curve
     return float(true[best]), float(limits[best])
@@ -45,16 +47,23 @@ def _resample(positive: np.ndarray, negative: np.ndarray, n: int, seed: int):
 def bootstrap_tpr(
     positive: np.ndarray, negative: np.ndarray, fpr: float = 0.01, *, n: int = 1000, seed: int = 0
 ) -> Estimate:
-    """`tpr_at` with a 95 % percentile interval over both classes' prompts; the threshold is set anew in each draw."""
+    """`tpr_at` with a 95 % percentile interval over both classes' prompts; the threshold is set anew in each draw.
+
+    With few negatives the highest of a draw is often below the highest of all, never above it: the interval leans up.
+    Where the classes separate completely, its lower end is that of a share of 1 among as many positives.
+    """
     p, q = _classes(positive, negative, "bootstrap_tpr")
+    if p.min() > q.max():
+        return Estimate(1.0, 0.025 ** (1 / len(p)), 1.0)
     draws = [tpr_at(a, b, fpr)[0] for a, b in _resample(p, q, n, seed)]
     return Estimate(tpr_at(p, q, fpr)[0], *(float(x) for x in np.quantile(draws, [0.025, 0.975])))
 
 
 def roc_band(positive: np.ndarray, negative: np.ndarray, *, points: int = 101, n: int = 500, seed: int = 0) -> dict:
-    """The ROC on an even grid of false positive rates, with a pointwise 95 % band: fpr, tpr, low, high, each [points]."""
+    """The ROC on a grid of false positive rates, denser at its left end, with a pointwise 95 % band: fpr, tpr, low, high,
+    each [points]."""
     p, q = _classes(positive, negative, "roc_band")
-    grid = np.linspace(0, 1, points)
+    grid = np.linspace(0, 1, points) ** 2
 
     def curve(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         false, true, _ = roc(a, b)

@@ -24,7 +24,7 @@ def magnitude(adapter: ModelAdapter, *, kinds: Sequence[str] = ("ffn", "norm")) 
         total = torch.zeros(site.units)
         for ref in site.masked_refs:
             weight = adapter.denoiser.get_submodule(ref.linear).weight.detach().float().cpu()
-            block = weight[ref.start : ref.stop] if site.kind == "norm" else weight[:, ref.start : ref.stop].T
+            block = weight[:, ref.start : ref.stop].T if site.readers else weight[ref.start : ref.stop]
             total += block.reshape(site.units, -1).pow(2).sum(1)
         values[site.name] = -total.sqrt()
     return Score(values, "magnitude", adapter.fingerprint)

@@ -48,7 +48,7 @@ def activation(
 def chavhan_weights(
     adapter: ModelAdapter,
     prompts: Sequence[str],
-    base: Sequence[str] = ("",),
+    base: Sequence[str] | None = None,
     *,
     share: float = 0.01,
     sampling_steps: int = 10,
@@ -60,10 +60,13 @@ def chavhan_weights(
 
     For every step and feed-forward layer, importance is |W| times the norm of the activations (Wanda), which are brought
     to unit length for every token first. A weight is chosen if it is in the top ``share`` of its row under ``prompts``
-    *and* more important there than under ``base``, the empty prompt by default. The union over the first ``steps`` of
-    the sampling is taken; the authors take 10 of 50.
+    *and* more important there than under ``base``: by default the empty prompt, as often as there are prompts, from the
+    same noises. The union over the first ``steps`` of the sampling is taken; the authors take 10 of 50. They observe a
+    sampling with guidance, and so the empty prompt's activations too; here there is no guidance.
+
+    Raises ValueError and TypeError for bad lists of prompts, and ValueError for a ``share`` outside (0, 1).
     """
-    prompts, base = check_contrast(prompts, base)
+    prompts, base = check_contrast(prompts, [""] * len(prompts) if base is None else base)
     if not 0 < share < 1:
         raise ValueError(f"share={share}: needs a share of each row, between 0 and 1")
     sites, norms, cost = adapter.sites(("ffn",)), [], 0
@@ -89,11 +92,12 @@ def chavhan_weights(
     return chosen, cost
 
 
-def chavhan(adapter: ModelAdapter, prompts: Sequence[str], base: Sequence[str] = ("",), **options) -> Score:
+def chavhan(adapter: ModelAdapter, prompts: Sequence[str], base: Sequence[str] | None = None, **options) -> Score:
     """`chavhan_weights` by unit: the share of a unit's outgoing weights that the method would prune, in [0, 1].
 
-    The paper prunes single weights; a mask of units stands beside the other locators at equal sparsity. Units of which
-    no weight is chosen are all 0. Options: see `chavhan_weights`.
+    The paper prunes single weights; a mask of units stands beside the other locators at equal sparsity. Most units have
+    no chosen weight and score 0, so a ratio beyond the others' share says nothing (`Score.mask` warns). Options: see
+    `chavhan_weights`.
     """
     chosen, cost = chavhan_weights(adapter, prompts, base, **options)
     return Score({name: w.float().mean(0) for name, w in chosen.items()}, "chavhan", adapter.fingerprint, cost)

@@ -1,4 +1,10 @@
-"""Attribution: how much does each unit do for the pull of memorized prompts, to first order or along a path?"""
+"""Attribution: how much does each unit do for the pull of memorized prompts, to first order or along a path?
+
+Both are a unit's part in the pull of ``prompts`` minus its part in that of ``base``, each relative to the whole pull:
+numbers of either sign, high where removing the unit would take more from the first. They raise ValueError and TypeError
+for bad lists of prompts, and ValueError when a list pulls nowhere. ``checkpoint``: recompute steps in the backward pass,
+for models whose graph does not fit.
+"""
 
 from __future__ import annotations
 
@@ -14,22 +20,44 @@ from ..sampler import rollout
 from ._observe import check_contrast
 
 
-def pull(
-    adapter: ModelAdapter, prompts: list[str], gates: dict[str, Tensor], *, steps: int, seed: int, batch: int
-) -> tuple[float, dict[str, Tensor]]:
-    """Mean squared distance of the gated model's images to what the plain model draws without the prompt from the same
-    noise, and its gradient in the gates. Latents, ``steps`` Euler steps, no guidance."""
-    leaves = {name: gate.detach().clone().requires_grad_() for name, gate in gates.items()}
-    noise, cond, sigmas, total = adapter.noise(len(prompts), seed), adapter.encode(prompts), adapter.sigmas(steps), 0.0
-    for i in range(0, len(prompts), batch):
-        x, c = noise[i : i + batch], cond[i : i + batch]
+class Pull:
+    """How far prompts pull the images of a gated model: the mean squared distance, in latents, to what the plain model
+    draws without the prompt from the same noise. ``steps`` Euler steps, no guidance.
+
+    ``cost`` counts denoiser forwards in samples; a backward pass, through frozen weights, counts as one.
+    """
+
+    def __init__(self, adapter: ModelAdapter, prompts: list[str], *, steps: int, seed: int, batch: int,
+                 checkpoint: bool = False) -> None:  # fmt: skip
+        self.adapter, self.batch, self.checkpoint = adapter, batch, checkpoint
+        self.noise, self.sigmas = adapter.noise(len(prompts), seed), adapter.sigmas(steps)
+        self.cost = 0
         with torch.no_grad():
-            away = rollout(adapter.conditional, x, sigmas, adapter.empty(len(x)))
-        with torch.enable_grad(), masked(adapter, leaves):
-            value = (rollout(adapter.conditional, x, sigmas, c) - away).float().pow(2).flatten(1).mean(1).sum()
-            (value / len(prompts)).backward()
-        total += float(value.detach()) / len(prompts)
-    return total, {name: leaf.grad.detach().cpu() for name, leaf in leaves.items()}
+            self.cond = adapter.encode(prompts)
+            self.away = torch.cat([self._draw(p, adapter.empty(len(self.noise[p]))) for p in self._parts()])
+
+    def _parts(self) -> list[slice]:
+        return [slice(i, i + self.batch) for i in range(0, len(self.noise), self.batch)]
+
+    def _draw(self, part: slice, cond) -> Tensor:
+        x = self.noise[part]
+        self.cost += len(x) * (len(self.sigmas) - 1)
+        return rollout(self.adapter.conditional, x, self.sigmas, cond, checkpoint=self.checkpoint)
+
+    def __call__(self, gates: dict[str, Tensor], gradient: bool = True) -> tuple[float, dict[str, Tensor]]:
+        """The pull under ``gates``, and its gradient in them (empty unless asked for)."""
+        leaves = {name: gate.detach().clone().requires_grad_(gradient) for name, gate in gates.items()}
+        total, n = 0.0, len(self.noise)
+        for part in self._parts():
+            with torch.set_grad_enabled(gradient), masked(self.adapter, leaves):
+                away = self._draw(part, self.cond[part]) - self.away[part]
+                value = away.float().pow(2).flatten(1).mean(1).sum() / n
+                if gradient:
+                    value.backward()  # inside: a checkpointed step runs again, and needs its gates
+                    self.cost += len(away) * (len(self.sigmas) - 1)
+            total += float(value.detach())
+        slopes = {n: torch.zeros_like(v) if v.grad is None else v.grad for n, v in leaves.items()} if gradient else {}
+        return total, {name: slope.cpu() for name, slope in slopes.items()}
 
 
 def integrated(
@@ -42,16 +70,17 @@ def integrated(
     steps: int = 4,
     seed: int = 0,
     batch: int = 16,
+    checkpoint: bool = False,
 ) -> Score:
-    """Integrated gradients (Sundararajan et al., ICML 2017) of the `pull` in the gates, from all closed to all open.
+    """Integrated gradients (Sundararajan et al., ICML 2017) of the `Pull` in the gates, from all closed to all open.
 
-    The attributions of all units add up to the difference that opening them makes. The score is a unit's share of the
-    pull of ``prompts`` minus its share of that of ``base``, each relative to the whole pull.
+    The attributions of all units add up to the difference that opening them makes.
     """
     if points < 1:
         raise ValueError(f"points={points}: needs at least one")
     path = [(k + 0.5) / points for k in range(points)]
-    return _score(adapter, prompts, base, kinds, path, "integrated", steps=steps, seed=seed, batch=batch)
+    return _score(adapter, prompts, base, kinds, path, "integrated", steps=steps, seed=seed, batch=batch,
+                  checkpoint=checkpoint)  # fmt: skip
 
 
 def gradient(
@@ -63,32 +92,31 @@ def gradient(
     steps: int = 4,
     seed: int = 0,
     batch: int = 16,
+    checkpoint: bool = False,
 ) -> Score:
-    """Gradient times gate of the `pull` of the whole model: how much removing a unit would lower it, to first order.
-
-    For ``prompts`` minus for ``base``, each relative to its pull.
-    """
-    return _score(adapter, prompts, base, kinds, [1.0], "gradient", steps=steps, seed=seed, batch=batch)
+    """Gradient of the `Pull` in the gates of the whole model: how much removing a unit would lower it, to first order."""
+    return _score(adapter, prompts, base, kinds, [1.0], "gradient", steps=steps, seed=seed, batch=batch,
+                  checkpoint=checkpoint)  # fmt: skip
 
 
-def attributions(adapter: ModelAdapter, prompts: list[str], kinds: Sequence[str], path: Sequence[float],
-                 **options) -> tuple[float, dict[str, Tensor]]:  # fmt: skip
-    """Pull of the whole model, and the mean gradient over the points of ``path``: site name -> [units]."""
-    sites, total = adapter.sites(kinds), {}
-    ones = {s.name: torch.ones(s.units, device=adapter.device) for s in sites}
+def attributions(pull: Pull, ones: dict[str, Tensor], path: Sequence[float]) -> dict[str, Tensor]:
+    """Mean gradient of ``pull`` over gates that are all as open as the points of ``path``: site name -> [units]."""
+    total: dict[str, Tensor] = {}
     for at in path:
-        value, slopes = pull(adapter, prompts, {n: at * g for n, g in ones.items()}, **options)
-        total = {n: total.get(n, 0) + slope / len(path) for n, slope in slopes.items()}
-    whole = value if path[-1] == 1 else pull(adapter, prompts, ones, **options)[0]
-    return whole, total
+        slopes = pull({name: at * gate for name, gate in ones.items()})[1]
+        total = {name: total.get(name, 0) + slope / len(path) for name, slope in slopes.items()}
+    return total
 
 
 def _score(adapter, prompts, base, kinds, path, method: str, **options) -> Score:
     prompts, base = check_contrast(prompts, base)
-    (whole, mine), (other_whole, other) = (attributions(adapter, p, kinds, path, **options) for p in (prompts, base))
-    if not min(whole, other_whole) > 0:
-        raise ValueError("a prompt list pulls nowhere: are its prompts all empty?")
-    values = {n: mine[n] / whole - other[n] / other_whole for n in mine}
-    rounds = len(path) + (path[-1] != 1)
-    cost = 4 * options["steps"] * rounds * (len(prompts) + len(base))  # empty, forward, and a backward of two
-    return Score(values, method, adapter.fingerprint, cost)
+    ones = {s.name: torch.ones(s.units, device=adapter.device) for s in adapter.sites(kinds)}
+    shares, cost = [], 0
+    for given in (prompts, base):
+        pull = Pull(adapter, given, **options)
+        whole = pull(ones, gradient=False)[0]
+        if not whole > 0:
+            raise ValueError("a prompt list pulls nowhere: are its prompts all empty?")
+        shares.append({name: slope / whole for name, slope in attributions(pull, ones, path).items()})
+        cost += pull.cost
+    return Score({n: v - shares[1][n] for n, v in shares[0].items()}, method, adapter.fingerprint, cost)

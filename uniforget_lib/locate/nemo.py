@@ -8,7 +8,10 @@ from itertools import combinations
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
+from torchmetrics.functional.image import (
+    multiscale_structural_similarity_index_measure,
+    structural_similarity_index_measure,
+)
 
 from ..hooks import masked
 from ..masks import Score
@@ -30,7 +33,7 @@ class _Blocker:
 
     @torch.no_grad()
     def draw(self, off: set[tuple[str, int]]) -> Tensor:
-        """The predicted clean latents of the first step, each channel scaled to [0, 1]: [seeds, c, h, w].
+        """Minus the predicted clean latents of the first step, each channel scaled to [0, 1]: [seeds, c, h, w].
 
         Up to that scale they are the authors' difference of predicted and given noise.
         """
@@ -40,10 +43,10 @@ class _Blocker:
         x, sigma = self.x[self.keep.to(self.x.device)], self.adapter.sigmas(1)[0]
         index = self.keep.nonzero().flatten().tolist()
         with masked(self.adapter, gates):
-            clean = self.adapter.grid(x - sigma * self.adapter.conditional(x, sigma, self.cond[index])).float()
+            found = self.adapter.grid(sigma * self.adapter.conditional(x, sigma, self.cond[index]) - x).float()
         self.cost += len(x)
-        low, high = clean.amin((2, 3), keepdim=True), clean.amax((2, 3), keepdim=True)
-        return ((clean - low) / (high - low).clamp(min=1e-12)).cpu()
+        low, high = found.amin((2, 3), keepdim=True), found.amax((2, 3), keepdim=True)
+        return ((found - low) / (high - low).clamp(min=1e-12)).cpu()
 
     def likeness(self, off: set[tuple[str, int]]) -> float:
         """Highest similarity, over the noises, of the picture with ``off`` and the one without."""
@@ -51,18 +54,24 @@ class _Blocker:
 
 
 def similarity(a: Tensor, b: Tensor) -> Tensor:
-    """SSIM of pictures [n, c, h, w] in [0, 1]: [n]. The authors use three scales, for which latents here are too small."""
+    """Structural similarity of pictures [n, c, h, w] in [0, 1]: [n].
+
+    On three scales, as the authors have it, from 44 pixels a side on; below that, on one scale with a smaller window.
+    """
+    if a.shape[-1] >= 44:
+        return multiscale_structural_similarity_index_measure(a, b, kernel_size=11, betas=(0.33, 0.33, 0.33),
+                                                              data_range=1.0, reduction="none").reshape(-1)  # fmt: skip
     return structural_similarity_index_measure(a, b, gaussian_kernel=False, kernel_size=5, data_range=1.0,
                                                reduction="none").reshape(-1)  # fmt: skip
 
 
-def _agreement(blocker: _Blocker) -> Tensor:
-    """For each noise, the highest similarity of its picture to that of another noise: [seeds]."""
-    n = len(blocker.plain)
+def agreement(plain: Tensor) -> Tensor:
+    """Similarity of the pictures [n, c, h, w] of n noises, each with each: [n, n], -1 on the diagonal."""
+    n = len(plain)
     found = torch.full((n, n), -1.0)
     for i, j in combinations(range(n), 2):
-        found[i, j] = found[j, i] = float(similarity(blocker.plain[i : i + 1], blocker.plain[j : j + 1]))
-    return found.amax(1)
+        found[i, j] = found[j, i] = float(similarity(plain[i : i + 1], plain[j : j + 1]))
+    return found
 
 
 @torch.no_grad()
@@ -103,11 +112,15 @@ def nemo(
     single channels, are switched on again where that leaves the similarity below ``limit``.
 
     Only noises count whose pictures agree with another's by more than ``limit``: a prompt without any is not
-    memorized, and chooses nothing. ``limit`` None: mean plus one standard deviation of that agreement under the first
-    16 of ``base`` (the authors' .428 is that of Stable Diffusion 1.4, with another similarity).
+    memorized, and chooses nothing. ``limit`` None: mean plus one standard deviation of the similarity of two noises
+    under the first 16 of ``base``. (The authors' .428 is that of Stable Diffusion 1.4, with guidance 7. They also take
+    the noise of the start for that of the second of 50 steps; here it is the first.)
 
-    Searched are the layers on the way down and in the middle, as in the paper. FLUX has no cross-attention; there it is
-    the values of the text in all double-stream blocks.
+    Searched are the layers on the way down and in the middle, as in the paper. FLUX and SD3 have no cross-attention;
+    there it is the values of the text in all joint blocks. Costs a forward for every noise that counts and every
+    candidate, of layers and channels. Most channels score 0: see `Score.mask` on ratios.
+
+    Raises ValueError and TypeError for bad lists of prompts, and ValueError for fewer than two seeds or base prompts.
     """
     prompts, base = check_contrast(prompts, base)
     if len(seeds) < 2:
@@ -119,15 +132,16 @@ def nemo(
     spread = _values(adapter, sites, base, seeds[0], batch)
     cost = len(base) + len(prompts)
     if limit is None:
-        agreements = [_agreement(_Blocker(adapter, sites, p, seeds)) for p in base[:16]]
-        cost += len(seeds) * len(agreements)
-        limit = float(torch.cat(agreements).mean() + torch.cat(agreements).std())
+        pairs = [agreement(_Blocker(adapter, sites, p, seeds).plain) for p in base[:16]]
+        values = torch.cat([found[found > -1] for found in pairs])
+        cost += len(seeds) * len(pairs)
+        limit = float(values.mean() + values.std())
     mine = _values(adapter, sites, prompts, seeds[0], batch)
     z = {n: ((mine[n] - v.mean(0)) / v.std(0).clamp(min=1e-12)).abs() for n, v in spread.items()}
     chosen = {s.name: torch.zeros(s.units) for s in every}
     for i in progress(range(len(prompts)), desc="NeMo"):
         blocker = _Blocker(adapter, sites, prompts[i], seeds)
-        blocker.keep = _agreement(blocker) > limit
+        blocker.keep = agreement(blocker.plain).amax(1) > limit
         if blocker.keep.any():
             blocker.plain = blocker.plain[blocker.keep]
             one = {n: (z[n][i], mine[n][i]) for n in z}
@@ -152,7 +166,8 @@ def _search(blocker: _Blocker, activations: dict, theta: float, limit: float, re
         for group in groups:  # layers that make no difference, from the last one on
             if group and blocker.likeness(off - group) < limit:
                 off -= group
-        for unit in sorted(off):
+        order = list(activations)
+        for unit in sorted(off, key=lambda unit: (-order.index(unit[0]), unit[1])):
             if blocker.likeness(off - {unit}) < limit:
                 off = off - {unit}
     return off

@@ -125,7 +125,8 @@ def uniforget(
             _save(state, key, logits, optimizer, history)
     values = dict(zip((s.name for s in sites), (-logits.detach()).cpu().split(sizes)))
     passes = 1 if adapter.cfg == 1 else 2  # with guidance, the empty prompt too
-    forwards = passes * config.steps * (len(prompts) + 3 * config.batch * last)
+    work = 3 if config.checkpoint else 2  # a backward through frozen weights is about one forward
+    forwards = passes * config.steps * (len(prompts) + work * min(config.batch, len(prompts)) * last)
     return Score(values, "uniforget", adapter.fingerprint, forwards, history)
 
 

@@ -16,6 +16,7 @@ from .flux import FluxAdapter
 from .sd import StableDiffusionAdapter
 from .sd3 import StableDiffusion3Adapter
 from .sdxl import StableDiffusionXLAdapter
+from .shrunk import SHRUNK, rebuild
 
 FAMILIES: dict[str, type[ModelAdapter]] = {  # pipeline class -> adapter
     "FluxPipeline": FluxAdapter,
@@ -35,7 +36,7 @@ def load(source: str | Path = "testbed", *, device: str | torch.device = "cpu", 
     """Load a pipeline and wrap it.
 
     Args:
-        source: ``"testbed"``, a folder that ``save_pretrained`` wrote, or a hub id such as
+        source: ``"testbed"``, a folder that ``save_pretrained`` or `prune.save` wrote, or a hub id such as
             ``"black-forest-labs/FLUX.1-schnell"``.
         options: passed to the family's adapter (``guidance``, ``true_cfg``, ``resolution``).
 
@@ -49,10 +50,10 @@ def load(source: str | Path = "testbed", *, device: str | torch.device = "cpu", 
     path = SHIPPED.get(str(source), Path(source))
     if str(source) in SHIPPED:
         check_sums(path)
-    absent = {}  # parts that the pipeline was saved without, such as the T5 of SD3
+    parts = {}  # those that from_pretrained must be given: what was saved as None (the T5 of SD3, say) or was shrunk
     if (path / "model_index.json").is_file():
         index = json.loads((path / "model_index.json").read_text())
-        name, absent = index["_class_name"], {part: None for part, of in index.items() if of == [None, None]}
+        name, parts = index["_class_name"], {part: None for part, of in index.items() if of == [None, None]}
         if name not in FAMILIES:
             raise ValueError(f"{source}: {name} has no adapter; there is one for {sorted(FAMILIES)}")
     elif path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
@@ -64,9 +65,10 @@ def load(source: str | Path = "testbed", *, device: str | torch.device = "cpu", 
             if name not in FAMILIES:
                 raise ValueError(f"{name} has no adapter; there is one for {sorted(FAMILIES)}")
         with _quiet() if path.exists() else nullcontext():
-            pipe = DiffusionPipeline.from_pretrained(
-                path if path.exists() else str(source), torch_dtype=dtype, **absent
-            )
+            if (path / SHRUNK).is_file():
+                part = "unet" if "unet" in index else "transformer"
+                parts[part] = rebuild(path, part, dtype)
+            pipe = DiffusionPipeline.from_pretrained(path if path.exists() else str(source), torch_dtype=dtype, **parts)
     except Exception as error:
         raise ValueError(f"{str(source)!r} could not be loaded: {error}") from None
     name = type(pipe).__name__

@@ -28,6 +28,12 @@ class Cond:
     def __len__(self) -> int:
         return len(self.embeds)
 
+    @classmethod
+    def cat(cls, parts: Sequence[Cond]) -> Cond:
+        """The prompts of all parts, in their order."""
+        columns = {f.name: [getattr(p, f.name) for p in parts] for f in fields(cls)}
+        return cls(**{name: None if column[0] is None else torch.cat(column) for name, column in columns.items()})
+
     def __getitem__(self, index) -> Cond:
         return type(self)(**{f.name: None if (v := getattr(self, f.name)) is None else v[index] for f in fields(self)})
 
@@ -136,9 +142,10 @@ class ModelAdapter(ABC):
         level = logging.get_verbosity()
         logging.set_verbosity_error()  # the pipeline would print what it cuts, with all of the padding
         try:
-            return self.encode_checked(prompts)
+            parts = [self.encode_checked(prompts[i : i + 64]) for i in range(0, len(prompts), 64)]
         finally:
             logging.set_verbosity(level)
+        return parts[0] if len(parts) == 1 else Cond.cat(parts)
 
     def prompt_lengths(self, prompts: Sequence[str]) -> Tensor:
         """Tokens of each prompt that attention sees, at most ``max_tokens``; the last one is the end token: int [n]."""

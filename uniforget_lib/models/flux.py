@@ -35,9 +35,7 @@ class FluxAdapter(ModelAdapter):
 
     def all_sites(self) -> list[Site]:
         config = self.denoiser.config
-        heads, width = config.num_attention_heads, config.attention_head_dim
-        d = heads * width
-        sites = []
+        width, sites = config.attention_head_dim, []
 
         def linear(name: str):
             return self.denoiser.get_submodule(name)
@@ -50,18 +48,22 @@ class FluxAdapter(ModelAdapter):
 
         for i in range(config.num_layers):
             block = f"transformer_blocks.{i}"
+            heads = self.denoiser.get_submodule(f"{block}.attn").heads  # fewer than configured in a shrunk model
+            d = heads * width
             sites += [norm(f"{block}.norm1.linear"), norm(f"{block}.norm1_context.linear")]
             qkv = ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj")
             readers = tuple(Ref(f"{block}.attn.{out}", 0, d) for out in ("to_out.0", "to_add_out"))
             writers = tuple(rows(f"{block}.attn.{name}") for name in qkv)
             sites.append(Site(f"{block}.attn", "head", heads, width, readers, writers))
-            sites.append(Site(f"{block}.attn.to_v", "value", d, 1, readers, (writers[2], writers[5])))
+            sites.append(Site(f"{block}.attn.add_v_proj", "value", d, 1, (), writers[5:]))
             for ff in ("ff", "ff_context"):
                 inner = linear(f"{block}.{ff}.net.2").in_features
                 sites.append(Site(f"{block}.{ff}", "ffn", inner, 1, (Ref(f"{block}.{ff}.net.2", 0, inner),),
                                   (rows(f"{block}.{ff}.net.0.proj"),)))  # fmt: skip
         for i in range(config.num_single_layers):
             block = f"single_transformer_blocks.{i}"
+            heads = self.denoiser.get_submodule(f"{block}.attn").heads
+            d = heads * width
             out = f"{block}.proj_out"
             inner = linear(out).in_features - d
             sites.append(norm(f"{block}.norm.linear"))

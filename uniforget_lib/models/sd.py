@@ -47,9 +47,9 @@ class StableDiffusionAdapter(ModelAdapter):
 
     def all_sites(self) -> list[Site]:
         sites = []
-        for name, block in self.denoiser.named_modules():
-            if not isinstance(block, BasicTransformerBlock):
-                continue
+        blocks = [name for name, block in self.denoiser.named_modules() if isinstance(block, BasicTransformerBlock)]
+        for name in _as_they_run(blocks):
+            block = self.denoiser.get_submodule(name)
             for part in ("attn1", "attn2"):
                 attn = getattr(block, part)
                 if attn is None:
@@ -59,7 +59,7 @@ class StableDiffusionAdapter(ModelAdapter):
                 writers = tuple(Ref(f"{name}.{part}.{qkv}", 0, inner) for qkv in ("to_q", "to_k", "to_v"))
                 sites.append(Site(f"{name}.{part}", "head", attn.heads, inner // attn.heads, readers, writers))
                 if part == "attn2":
-                    sites.append(Site(f"{name}.{part}.to_v", "value", inner, 1, readers, writers[2:]))
+                    sites.append(Site(f"{name}.{part}.to_v", "value", inner, 1, (), writers[2:]))
             inner = block.ff.net[2].in_features
             rows = block.ff.net[0].proj.out_features  # GEGLU: the values, then the gates
             writers = tuple(Ref(f"{name}.ff.net.0.proj", i, i + inner) for i in range(0, rows, inner))
@@ -85,7 +85,7 @@ class StableDiffusionAdapter(ModelAdapter):
     def conditional(self, x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
         level = sigma.detach().to(self._levels)
         timestep = (self._levels - level).abs().argmin().to(x.device)
-        scale = self.input_scale(sigma.to(x.dtype))
+        scale = self.input_scale(sigma.float()).to(x.dtype)
         out = self.denoiser(x / scale, timestep, encoder_hidden_states=cond.embeds, return_dict=False,
                             **self.extra(cond))[0]  # fmt: skip
         if self.pipe.scheduler.config.prediction_type == "epsilon":
@@ -106,8 +106,7 @@ class StableDiffusionAdapter(ModelAdapter):
         return x
 
     def text_attention(self) -> list[str]:
-        names = [name for name, _ in self.denoiser.named_modules() if name.endswith(".attn2")]
-        return sorted(names, key=lambda name: ("down", "mid", "up").index(name.partition("_")[0]))  # as they run
+        return _as_they_run([name for name, _ in self.denoiser.named_modules() if name.endswith(".attn2")])
 
     def token_counts(self, prompts: list[str]) -> Tensor:
         return torch.tensor(
@@ -122,3 +121,8 @@ class StableDiffusionAdapter(ModelAdapter):
             (x / self.pipe.vae.config.scaling_factor).to(self.pipe.vae.dtype), return_dict=False
         )
         return (image[0] / 2 + 0.5).clamp(0, 1)
+
+
+def _as_they_run(names: list[str]) -> list[str]:
+    """Modules of a U-Net in the order of a forward: it lists its middle after its way up."""
+    return sorted(names, key=lambda name: ("down", "mid", "up").index(name.partition("_")[0]))

@@ -53,8 +53,7 @@ class StableDiffusion3Adapter(ModelAdapter):
                 writers = tuple(rows(f"{name}.{part}.{w}") for w in qkv)
                 sites.append(Site(f"{name}.{part}", "head", attn.heads, inner // attn.heads, readers, writers))
                 if part == "attn":
-                    values = (writers[2], writers[5])
-                    sites.append(Site(f"{name}.{part}.to_v", "value", inner, 1, readers, values))
+                    sites.append(Site(f"{name}.{part}.add_v_proj", "value", inner, 1, (), writers[5:]))
             for ff in ("ff", "ff_context"):
                 if getattr(block, ff, None) is not None:
                     read, write = (
