@@ -261,3 +261,19 @@ def test_overlay_is_red_where_the_map_is_high():
     veiled = viz.overlay(torch.full((1, 3, 8, 8), 0.5), maps)
     assert veiled.shape == (1, 3, 8, 8) and (veiled[0, 0, :4, 4:] - veiled[0, 1, :4, 4:] > 0.4).all()
     assert torch.allclose(veiled[0, :, 4:], torch.full((3, 4, 8), 0.7))
+
+
+def test_mmd_by_hand_and_by_chance():
+    a, b = np.array([[0.0], [0.0]]), np.array([[1.0], [1.0]])  # distances 0, 0, and four times 1: the median is 1
+    found = evaluate.mmd(a, b, permutations=500)
+    assert found.distance == pytest.approx(1 + 1 - 2 * math.exp(-1))
+    assert 0.2 < found.p < 0.5  # 2 of the 6 labellings are as far apart
+    rng = np.random.default_rng(0)
+    same, other = rng.normal(size=(2, 40, 3))
+    assert evaluate.mmd(same, other, permutations=200).p > 0.05
+    assert evaluate.mmd(same, other + 1, permutations=200).p == pytest.approx(1 / 201)
+    ps = [evaluate.mmd(*rng.normal(size=(2, 12, 2)), permutations=99, seed=k).p for k in range(60)]
+    assert 0.3 < np.mean(ps) < 0.7 and np.mean(np.array(ps) <= 0.1) < 0.25  # even, when there is nothing to find
+    for bad in ((a, b[:1]), (a, b.ravel()), (a, np.ones((2, 2)))):
+        with pytest.raises(ValueError, match="a .* b "):
+            evaluate.mmd(*bad)

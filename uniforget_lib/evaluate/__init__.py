@@ -5,3 +5,4 @@ from .quality import change, detail
 from .roc import Confusion, bootstrap_tpr, confusion, iou, roc, roc_band, tpr_at
 from .stats import Estimate, auroc, bootstrap, bootstrap_auroc, bootstrap_ratio
 from .study import Outcome, Study, control_limit, pool
+from .twosample import TwoSample, mmd
