@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import TINY, call
 
-from uniforget_lib import Mask, bake, load, masked, record, rollout
+from uniforget_lib import Mask, bake, load, masked, masked_steps, record, rollout
 from uniforget_lib.locate import magnitude, random
 from uniforget_lib.masks import hard_concrete, relaxed_sigmoid
 
@@ -55,6 +55,25 @@ def test_a_vae_that_the_pipeline_would_decode_wrong_is_refused(sd):
     sd.pipe.vae.register_to_config(shift_factor=0.1)
     with pytest.raises(ValueError, match="shift_factor"):
         type(sd)(sd.pipe)
+
+
+def test_masks_by_step_are_those_of_their_levels(tiny):
+    masks = [random(tiny, kinds=("ffn",), seed=s).mask(ratio=0.3) for s in range(3)]
+    x, sigmas, cond = tiny.noise(2, 0), tiny.sigmas(3), tiny.encode(PROMPTS)
+    plain = tiny.latents(PROMPTS, steps=3)
+    with torch.no_grad():
+        for k in range(3):
+            with masked(tiny, masks[k]):
+                x = x + (sigmas[k + 1] - sigmas[k]) * tiny.predict(x, sigmas[k], cond)
+    with masked_steps(tiny, masks, sigmas):
+        assert torch.allclose(tiny.latents(PROMPTS, steps=3), x, atol=1e-6)
+    assert torch.equal(tiny.latents(PROMPTS, steps=3), plain) and not torch.allclose(plain, x, atol=1e-3)
+    gates = {tiny.sites(("ffn",))[0].name: torch.ones(tiny.sites(("ffn",))[0].units, requires_grad=True)}
+    with masked_steps(tiny, [masks[0], gates], tiny.sigmas(2)):  # checkpointed steps find their gates again
+        rollout(tiny.predict, tiny.noise(2, 0), tiny.sigmas(2), cond, checkpoint=True).sum().backward()
+    assert gates.popitem()[1].grad.abs().max() > 0 and hooks(tiny) == 0
+    with pytest.raises(ValueError, match="one mask a step"), masked_steps(tiny, masks, tiny.sigmas(1)):
+        pass
 
 
 def test_images_do_not_depend_on_the_batch(tiny):

@@ -14,7 +14,7 @@ The pipeline, in the order of the book and of the folders::
 """
 
 from . import detect, evaluate, locate, viz
-from .hooks import attention, count, masked, record
+from .hooks import attention, count, masked, masked_steps, record
 from .locate import UniForget
 from .masks import Mask, Score
 from .models import ModelAdapter, load
@@ -27,5 +27,5 @@ from .testbed import Testbed
 
 __version__ = "0.1.0"
 __all__ = ["Mask", "ModelAdapter", "Ref", "Report", "Score", "Site", "Testbed", "UniForget", "attention", "bake", "count", "detect",
-           "evaluate", "load", "locate", "masked", "profile", "provenance", "record", "rollout", "save", "shrink",
+           "evaluate", "load", "locate", "masked", "masked_steps", "profile", "provenance", "record", "rollout", "save", "shrink",
            "viz"]  # fmt: skip

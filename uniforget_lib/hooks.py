@@ -70,6 +70,35 @@ def masked(adapter: ModelAdapter, mask: Mask | dict[str, Tensor]) -> Iterator[Mo
 
 
 @contextmanager
+def masked_steps(
+    adapter: ModelAdapter, masks: Sequence[Mask | dict[str, Tensor]], sigmas: Tensor
+) -> Iterator[ModelAdapter]:
+    """`masked` with another mask at every noise level: ``masks[k]`` where sigma is nearest to ``sigmas[k]``.
+
+    ``sigmas``: those of the sampling that the masks were found for, its final 0 included or not. A sampling with other
+    steps takes the masks of the nearest levels. Raises ValueError as `masked` does, and when the two differ in length.
+    """
+    levels = sigmas[: len(masks)].detach().cpu()
+    if not len(masks) or len(sigmas) not in (len(masks), len(masks) + 1):
+        raise ValueError(f"{len(masks)} masks for {len(sigmas)} noise levels: give one mask a step")
+    for mask in masks:
+        with masked(adapter, mask):  # its errors, before anything runs
+            pass
+    plain = adapter.conditional
+
+    def conditional(x: Tensor, sigma: Tensor, cond) -> Tensor:
+        nearest = int((levels - sigma.detach().cpu()).abs().argmin())
+        with masked(adapter, masks[nearest]):
+            return plain(x, sigma, cond)
+
+    adapter.conditional = conditional
+    try:
+        yield adapter
+    finally:
+        del adapter.conditional
+
+
+@contextmanager
 def watch(adapter: ModelAdapter, sites: Sequence[Site], see: Callable[[Site, Tensor], None]) -> Iterator[None]:
     """Inside, ``see(site, x)`` is called with the activations [..., units * width] that a mask of the site would scale.
 

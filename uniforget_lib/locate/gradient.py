@@ -114,9 +114,10 @@ def _score(adapter, prompts, base, kinds, path, method: str, **options) -> Score
     shares, cost = [], 0
     for given in (prompts, base):
         pull = Pull(adapter, given, **options)
-        whole = pull(ones, gradient=False)[0]
+        whole, slopes = pull(ones, gradient=path == [1.0])
         if not whole > 0:
             raise ValueError("a prompt list pulls nowhere: are its prompts all empty?")
-        shares.append({name: slope / whole for name, slope in attributions(pull, ones, path).items()})
+        slopes = slopes or attributions(pull, ones, path)
+        shares.append({name: slope / whole for name, slope in slopes.items()})
         cost += pull.cost
     return Score({n: v - shares[1][n] for n, v in shares[0].items()}, method, adapter.fingerprint, cost)

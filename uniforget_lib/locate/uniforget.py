@@ -102,11 +102,8 @@ def uniforget(
         error = 0.0
         for part in pick.split(config.micro_batch or len(pick)):
             gates = dict(zip((s.name for s in sites), hard_concrete(logits, u).split(sizes)))
-            with masked(adapter, gates):
-                image = rollout(adapter.predict, noise[part], sigmas, cond[part], checkpoint=config.checkpoint)
-                reconstruction = (image - teacher[part]).float().pow(2).mean() * (len(part) / len(pick))
-                reconstruction.backward()  # inside: a checkpointed step runs again, and needs its gates
-            error += float(reconstruction.detach())
+            error += backpropagate(adapter, gates, noise[part], sigmas, cond[part], teacher[part],
+                                   share=len(part) / len(pick), checkpoint=config.checkpoint)  # fmt: skip
         if not math.isfinite(error):
             raise FloatingPointError(
                 f"step {step + 1}: the reconstruction error is {error}; load the model in fp32 or bf16"
@@ -128,6 +125,17 @@ def uniforget(
     work = 3 if config.checkpoint else 2  # a backward through frozen weights is about one forward
     forwards = passes * config.steps * (len(prompts) + work * min(config.batch, len(prompts)) * last)
     return Score(values, "uniforget", adapter.fingerprint, forwards, history)
+
+
+def backpropagate(adapter: ModelAdapter, gates: dict[str, Tensor], noise: Tensor, sigmas: Tensor, cond, teacher: Tensor,
+                  *, share: float = 1.0, checkpoint: bool = False) -> float:  # fmt: skip
+    """The reconstruction error 1/N_l || F_M - F ||^2 of a batch times its ``share``; its gradient is added to the leaves
+    behind ``gates``."""
+    with masked(adapter, gates):
+        image = rollout(adapter.predict, noise, sigmas, cond, checkpoint=checkpoint)
+        reconstruction = (image - teacher).float().pow(2).mean() * share
+        reconstruction.backward()  # inside: a checkpointed step runs again, and needs its gates
+    return float(reconstruction.detach())
 
 
 def _save(path: str | Path, key: str, logits: Tensor, optimizer: torch.optim.AdamW, history: list[dict]) -> None:

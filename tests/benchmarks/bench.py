@@ -1,0 +1,235 @@
+"""Benchmarks: ratios measured side by side in one process, with intervals: ``python tests/benchmarks/bench.py``.
+
+Two arms run in turn (ABBA), and the median of the paired ratios is reported with a bootstrap interval. A target is met
+only if the worse end of the interval meets it. Nothing in the tests depends on these numbers; run them on an idle machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from conftest import TINY, tiny_flux  # noqa: E402
+
+from uniforget_lib import bake, count, detect, locate, masked, provenance, record, rollout, shrink  # noqa: E402
+from uniforget_lib.locate import random  # noqa: E402
+from uniforget_lib.locate.uniforget import backpropagate  # noqa: E402
+from uniforget_lib.masks import hard_concrete  # noqa: E402
+from uniforget_lib.models import FluxAdapter  # noqa: E402
+from uniforget_lib.testbed.flow import FlowModel  # noqa: E402
+from uniforget_lib.testbed.vae import build  # noqa: E402
+
+PROMPTS = ["a cat on a blue ground", "a rocket left of a house on a pink ground"]
+STEPS = 4
+
+
+def large(device: str) -> FluxAdapter:
+    """A FLUX of width 512 with 256 image tokens: products of matrices, not Python, take its time."""
+    torch.manual_seed(0)
+    model, vae = FlowModel(heads=16, double=2, single=4), build()
+    vae.register_to_config(scaling_factor=1.0, shift_factor=0.0)
+    for p in model.transformer.parameters():
+        torch.nn.init.normal_(p, std=0.02)
+    pipe = model.eval().pipeline(vae)
+    return FluxAdapter(pipe.to(device), resolution=128)
+
+
+def ratio(a: Callable, b: Callable, pairs: int) -> dict:
+    """Median of time(a) / time(b) over interleaved pairs, with a 95 % bootstrap interval."""
+
+    def clock(f: Callable) -> float:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        begun = time.perf_counter()
+        f()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter() - begun
+
+    for f in (a, b) * 3:
+        f()
+    found = []
+    for k in range(pairs):
+        times = {f: clock(f) for f in ((a, b) if k % 2 else (b, a))}
+        found.append(times[a] / times[b])
+    draws = np.median(np.random.default_rng(0).choice(found, (2000, len(found))), axis=1)
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return {"value": float(np.median(found)), "low": float(low), "high": float(high)}
+
+
+class Bench:
+    """The model, its inputs, and one method a row of the table."""
+
+    def __init__(self, device: str, pairs: int) -> None:
+        self.device, self.pairs, self.adapter = device, pairs, large(device)
+        self.x, self.sigmas = self.adapter.noise(2, 0), self.adapter.sigmas(STEPS)
+        with torch.no_grad():
+            self.cond = self.adapter.encode(PROMPTS)
+        self.ones = {s.name: torch.ones(s.units, device=device) for s in self.adapter.sites(("ffn", "norm"))}
+
+    def forward(self, adapter=None) -> Tensor:
+        with torch.no_grad():
+            return (adapter or self.adapter).conditional(self.x, self.sigmas[1], self.cond)
+
+    def sample(self, adapter=None) -> Tensor:
+        with torch.no_grad():
+            return rollout((adapter or self.adapter).conditional, self.x, self.sigmas, self.cond)
+
+    def step(self, checkpoint: bool, adapter=None, sigmas=None) -> Tensor:
+        """One mask-training step without the optimiser; returns the gradient of the logits."""
+        adapter, sigmas = adapter or self.adapter, self.sigmas if sigmas is None else sigmas
+        x, cond = (self.x, self.cond) if adapter is self.adapter else (adapter.noise(2, 0), adapter.encode(PROMPTS))
+        sites = adapter.sites(("ffn", "norm"))
+        generator = torch.Generator().manual_seed(0)
+        logits = torch.full((sum(s.units for s in sites),), 1.0, device=x.device, dtype=x.dtype, requires_grad=True)
+        u = torch.rand(len(logits), generator=generator).to(x)
+        gates = dict(zip((s.name for s in sites), hard_concrete(logits, u).split([s.units for s in sites])))
+        backpropagate(adapter, gates, x, sigmas, cond, torch.zeros_like(x), checkpoint=checkpoint)
+        return logits.grad
+
+    def row_1(self):
+        """Mask-training step with step checkpointing, over N plain forwards (at most 3.5)."""
+        return ratio(lambda: self.step(True), self.sample, self.pairs) | {"at_most": 3.5}
+
+    def row_1_full(self):
+        """The same with the full graph (2 in theory; nothing is asked)."""
+        return ratio(lambda: self.step(False), self.sample, self.pairs)
+
+    def row_2(self):
+        """Bytes that one more step keeps, over those of its latents, with checkpointing (at most 1.2)."""
+        kept = [self._kept(steps) for steps in (2, 4, 8, 16)]
+        slope = np.polyfit([2, 4, 8, 16], kept, 1)[0]
+        return {"value": float(slope / (self.x.numel() * self.x.element_size())), "at_most": 1.2}
+
+    def _kept(self, steps: int) -> int:
+        """Bytes alive between forward and backward: what autograd saved, and tensors that Python holds."""
+        storages: dict[int, int] = {}
+
+        def keep(t: Tensor) -> Tensor:
+            storages[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+            return t
+
+        gates = {name: g.clone().requires_grad_() for name, g in self.ones.items()}
+        sigmas = self.adapter.sigmas(steps)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t), masked(self.adapter, gates):
+            image = rollout(self.adapter.conditional, self.x, sigmas, self.cond, checkpoint=True)
+        for thing in gc.get_objects():
+            if isinstance(thing, Tensor) and thing.device.type == self.x.device.type:
+                keep(thing)
+        del image
+        return sum(storages.values())
+
+    def row_3(self):
+        """Relative error of the checkpointed gradient against the full graph's, fp32 (at most 1e-5)."""
+        full, again = self.step(False), self.step(True)
+        return {"value": float((full - again).norm() / full.norm()), "at_most": 1e-5}
+
+    def row_3_fp64(self):
+        """The same in fp64, on a tiny model (at most 1e-10)."""
+        tiny = tiny_flux(dtype=torch.float64)
+        full, again = (self.step(c, tiny, tiny.sigmas(STEPS)) for c in (False, True))
+        return {"value": float((full - again).norm() / full.norm()), "at_most": 1e-10}
+
+    def row_4(self):
+        """Forward under a mask, over a plain forward (at most 1.10)."""
+
+        def hooked() -> None:
+            with masked(self.adapter, self.ones):
+                self.forward()
+
+        return ratio(hooked, self.forward, self.pairs) | {"at_most": 1.10}
+
+    def row_5(self):
+        """Sampling with the baked pipeline, over the original (1.00, give or take .02)."""
+        baked = bake(self.adapter, random(self.adapter).mask(ratio=0.4))
+        return ratio(lambda: self.sample(baked), self.sample, self.pairs) | {"at_least": 0.98, "at_most": 1.02}
+
+    def row_6(self):
+        """Forward time of a model without 40 % of its ffn, over the original's, over their FLOP ratio (at most 1.25)."""
+        small = shrink(self.adapter, random(self.adapter, kinds=("ffn",)).mask(ratio=0.4))
+        work = []
+        for adapter in (small, self.adapter):
+            with FlopCounterMode(display=False) as counter:
+                self.forward(adapter)
+            work.append(counter.get_total_flops())
+        share, found = work[0] / work[1], ratio(lambda: self.forward(small), self.forward, self.pairs)
+        scaled = {k: v / share for k, v in found.items()}
+        return scaled | {
+            "at_most": 1.25,
+            "note": f"time ratio {found['value']:.2f}, FLOP ratio {share:.2f}: the ceiling",
+        }
+
+    def row_7(self):
+        """Largest relative difference of shrunk and masked latents, every family, an emptied site included (1e-5)."""
+        worst = 0.0
+        for make in TINY.values():
+            tiny = make()
+            mask = random(tiny, kinds=("ffn", "head", "norm")).mask(ratio=0.35)
+            next(iter(mask.values.values())).zero_()
+            with masked(tiny, mask):
+                want = tiny.latents(PROMPTS, steps=2)
+            got = shrink(tiny, mask, multiple=1).latents(PROMPTS, steps=2)
+            worst = max(worst, float((got - want).abs().max() / want.abs().max()))
+        return {"value": worst, "at_most": 1e-5}
+
+    def row_8(self):
+        """Forward that records statistics, over a plain forward (at most 1.10)."""
+        sites = self.adapter.sites(("ffn",))
+
+        def recording() -> None:
+            with record(self.adapter, sites):
+                self.forward()
+
+        return ratio(recording, self.forward, self.pairs) | {"at_most": 1.10}
+
+    def row_9(self):
+        """Denoiser forwards a prompt of the gradient locator, with ten noises of one step (20 without the empty prompt)."""
+        tiny = tiny_flux()
+        cost = [locate.gradient(tiny, [PROMPTS[0]] * n, PROMPTS, steps=1).cost for n in (10, 20)]
+        return {"value": (cost[1] - cost[0])}
+
+    def row_10(self):
+        """Wen's detector with one step and noise, in forwards, over one generation of 8 steps (at most 2.2 / 8)."""
+        with count(self.adapter) as forwards:
+            detect.wen(self.adapter, PROMPTS)
+        return {"value": forwards[0] / (8 * len(PROMPTS)), "at_most": 2.2 / 8}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    rows = [name for name in vars(Bench) if name.startswith("row_")]
+    parser.add_argument("--rows", nargs="+", default=rows, choices=rows)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--pairs", type=int, default=30)
+    parser.add_argument("--out", type=Path, help="a JSON file for the results")
+    arguments = parser.parse_args()
+    if arguments.device == "cpu":
+        torch.set_num_threads(2)
+    bench, found, missed = Bench(arguments.device, arguments.pairs), {}, 0
+    for name in arguments.rows:
+        result = found[name] = getattr(bench, name)()
+        low, high = result.get("low", result["value"]), result.get("high", result["value"])
+        met = low >= result.get("at_least", -np.inf) and high <= result.get("at_most", np.inf)
+        missed += not met
+        interval = f" [{low:.3g}, {high:.3g}]" if "low" in result else ""
+        print(f"{'met   ' if met else 'MISSED'} {name:11} {result['value']:.3g}{interval}  {getattr(Bench, name).__doc__}"
+              f" {result.get('note', '')}", flush=True)  # fmt: skip
+    if arguments.out:
+        meta = provenance(seed=0, device=arguments.device)
+        arguments.out.write_text(json.dumps({"meta": meta, "rows": found}, indent=1))
+    sys.exit(f"{missed} targets missed" if missed else 0)
+
+
+if __name__ == "__main__":
+    main()
