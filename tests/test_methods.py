@@ -80,6 +80,24 @@ def test_memory_savers_give_the_same_mask(tiny, option):
         assert torch.allclose(got.values[name], want.values[name], atol=2e-2), name
 
 
+def test_masks_by_step_learn_from_their_own_step(tiny, tmp_path):
+    sites = tiny.sites(QUICK.kinds)
+    found = locate.uniforget_steps(tiny, PROMPTS, QUICK, stop_after=1)
+    assert len(found) == QUICK.steps and all(set(s.values) == {x.name for x in sites} for s in found)
+    assert found[0].history[0]["regulariser"] == pytest.approx(1 / (1 + math.exp(-(0.4 * 3 + 1))), abs=1e-6)
+    one = locate.uniforget(tiny, PROMPTS, UniForget(beta=0.1, steps=1, mask_steps=6, batch=2))
+    same = locate.uniforget_steps(tiny, PROMPTS, UniForget(beta=0.1, steps=1, mask_steps=6, batch=2))
+    assert len(same) == 1 and all(torch.equal(v, same[0].values[n]) for n, v in one.values.items())
+    state = tmp_path / "state.safetensors"
+    want = locate.uniforget_steps(tiny, PROMPTS, QUICK)
+    assert not all(torch.equal(want[0].values[s.name], want[1].values[s.name]) for s in sites)
+    locate.uniforget_steps(tiny, PROMPTS, QUICK, state=state, stop_after=4)
+    got = locate.uniforget_steps(tiny, PROMPTS, QUICK, state=state)
+    assert all(torch.equal(g.values[s.name], w.values[s.name]) for g, w in zip(got, want) for s in sites)
+    with pytest.raises(ValueError, match="another model, configuration"):
+        locate.uniforget(tiny, PROMPTS, QUICK, state=state)
+
+
 def test_interrupted_mask_training_ends_in_the_same_mask(tiny, tmp_path):
     want = locate.uniforget(tiny, PROMPTS, QUICK)
     state = tmp_path / "state.safetensors"
@@ -277,3 +295,22 @@ def test_mmd_by_hand_and_by_chance():
     for bad in ((a, b[:1]), (a, b.ravel()), (a, np.ones((2, 2)))):
         with pytest.raises(ValueError, match="a .* b "):
             evaluate.mmd(*bad)
+
+
+def test_gpu_check_says_when_there_is_no_gpu(capsys, monkeypatch):
+    from uniforget_lib import gpu_check
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu_check.main([]) == 77
+    assert "no CUDA device" in capsys.readouterr().out
+
+
+def test_gpu_checks_hold_between_a_model_and_itself(flux, monkeypatch):
+    """The checks themselves, with the CPU in the place of the card."""
+    from uniforget_lib import gpu_check
+
+    for check in (gpu_check.same_latents, gpu_check.same_risks, gpu_check.same_mask, gpu_check.shrunk):
+        value, most = check(flux, flux)
+        assert value <= most
+    other = TINY["flux"](seed=1)
+    assert gpu_check.same_latents(flux, other)[0] > 0.1 and gpu_check.same_mask(flux, other)[0] > 0.01

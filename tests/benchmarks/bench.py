@@ -95,7 +95,7 @@ class Bench:
         logits = torch.full((sum(s.units for s in sites),), 1.0, device=x.device, dtype=x.dtype, requires_grad=True)
         u = torch.rand(len(logits), generator=generator).to(x)
         gates = dict(zip((s.name for s in sites), hard_concrete(logits, u).split([s.units for s in sites])))
-        backpropagate(adapter, gates, x, sigmas, cond, torch.zeros_like(x), checkpoint=checkpoint)
+        backpropagate(adapter, [gates], x, sigmas, cond, torch.zeros_like(x), checkpoint=checkpoint)
         return logits.grad
 
     def row_1(self):

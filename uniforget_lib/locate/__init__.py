@@ -8,7 +8,7 @@ from .baselines import magnitude, random
 from .contrast import activation, chavhan, chavhan_weights
 from .gradient import gradient, integrated
 from .nemo import nemo
-from .uniforget import UniForget, calibrate, relative_change, uniforget
+from .uniforget import UniForget, calibrate, relative_change, uniforget, uniforget_steps
 
 LOCATORS = {"uniforget": uniforget, "random": random, "magnitude": magnitude}
 CONTRASTS = {"activation": activation, "chavhan": chavhan, "gradient": gradient, "integrated": integrated, "nemo": nemo}

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..files import load_tensors, save_tensors
-from ..hooks import masked
+from ..hooks import masked, masked_steps
 from ..masks import Score, hard_concrete, relaxed_sigmoid
 from ..models.base import ModelAdapter, check_prompts
 from ..progress import progress as progress_bar
@@ -75,13 +75,37 @@ def uniforget(
         ValueError: no prompts, negative beta, or a state of another model or configuration.
         FloatingPointError: the model's output is not finite.
     """
+    return _train(adapter, prompts, config, 1, state, every, progress, stop_after)[0]
+
+
+def uniforget_steps(
+    adapter: ModelAdapter,
+    prompts: Sequence[str],
+    config: UniForget = UniForget(),  # noqa: B008 (frozen)
+    *,
+    state: str | Path | None = None,
+    every: int = 25,
+    progress: Callable[[dict], None] | None = None,
+    stop_after: int | None = None,
+) -> list[Score]:
+    """`uniforget` with a mask of its own for every step of the sampling: ``config.steps`` scores, for `masked_steps`.
+
+    Beyond the paper. The regulariser is the mean over the masks; `shrink` and `bake` cannot use them. Arguments and
+    errors as for `uniforget`; ``cost`` and ``history`` are those of all masks together.
+    """
+    return _train(adapter, prompts, config, config.steps, state, every, progress, stop_after)
+
+
+def _train(adapter: ModelAdapter, prompts: Sequence[str], config: UniForget, masks: int, state, every: int, progress,
+           stop_after: int | None) -> list[Score]:  # fmt: skip
+    """Train ``masks`` masks: one for all steps, or one for each."""
     prompts = check_prompts(prompts)
     sites = adapter.sites(config.kinds)
     sizes = [s.units for s in sites]
-    logits = torch.full((sum(sizes),), config.init, device=adapter.device, dtype=torch.float32, requires_grad=True)
+    logits = torch.full((masks * sum(sizes),), config.init, device=adapter.device, requires_grad=True)
     # Decoupled weight decay (as EcoDiff): coupled, 1e-2 times a logit outweighs both gradients by orders of magnitude.
     optimizer = torch.optim.AdamW([logits], lr=config.lr, weight_decay=config.weight_decay)
-    key = repr((adapter.fingerprint, adapter.cfg, adapter.resolution, adapter.dtype, asdict(config), prompts))
+    key = repr((masks, adapter.fingerprint, adapter.cfg, adapter.resolution, adapter.dtype, asdict(config), prompts))
     first, history = _resume(state, key, logits, optimizer, config) if state and Path(state).exists() else (0, [])
 
     noise, sigmas = adapter.noise(len(prompts), config.seed), adapter.sigmas(config.steps)
@@ -101,7 +125,8 @@ def uniforget(
         optimizer.zero_grad()
         error = 0.0
         for part in pick.split(config.micro_batch or len(pick)):
-            gates = dict(zip((s.name for s in sites), hard_concrete(logits, u).split(sizes)))
+            rows = hard_concrete(logits, u).view(masks, -1)
+            gates = [dict(zip((s.name for s in sites), row.split(sizes))) for row in rows]
             error += backpropagate(adapter, gates, noise[part], sigmas, cond[part], teacher[part],
                                    share=len(part) / len(pick), checkpoint=config.checkpoint)  # fmt: skip
         if not math.isfinite(error):
@@ -120,18 +145,18 @@ def uniforget(
             progress(row)
         if state and ((step + 1) % every == 0 or step + 1 == last):
             _save(state, key, logits, optimizer, history)
-    values = dict(zip((s.name for s in sites), (-logits.detach()).cpu().split(sizes)))
+    found = [dict(zip((s.name for s in sites), row.split(sizes))) for row in (-logits.detach()).cpu().view(masks, -1)]
     passes = 1 if adapter.cfg == 1 else 2  # with guidance, the empty prompt too
     work = 3 if config.checkpoint else 2  # a backward through frozen weights is about one forward
     forwards = passes * config.steps * (len(prompts) + work * min(config.batch, len(prompts)) * last)
-    return Score(values, "uniforget", adapter.fingerprint, forwards, history)
+    return [Score(values, "uniforget", adapter.fingerprint, forwards, history) for values in found]
 
 
-def backpropagate(adapter: ModelAdapter, gates: dict[str, Tensor], noise: Tensor, sigmas: Tensor, cond, teacher: Tensor,
+def backpropagate(adapter: ModelAdapter, gates: Sequence[dict[str, Tensor]], noise: Tensor, sigmas: Tensor, cond, teacher: Tensor,
                   *, share: float = 1.0, checkpoint: bool = False) -> float:  # fmt: skip
     """The reconstruction error 1/N_l || F_M - F ||^2 of a batch times its ``share``; its gradient is added to the leaves
-    behind ``gates``."""
-    with masked(adapter, gates):
+    behind ``gates``, which are those of all steps, or of each."""
+    with masked(adapter, gates[0]) if len(gates) == 1 else masked_steps(adapter, gates, sigmas):
         image = rollout(adapter.predict, noise, sigmas, cond, checkpoint=checkpoint)
         reconstruction = (image - teacher).float().pow(2).mean() * share
         reconstruction.backward()  # inside: a checkpointed step runs again, and needs its gates

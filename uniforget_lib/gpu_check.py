@@ -1,0 +1,107 @@
+"""Everything that only a GPU can show, in one command: ``python -m uniforget_lib.gpu_check --out report.json``.
+
+Runs the checks below and, in a checkout of the repository, its benchmarks; writes one report with the card's name. Exits
+with 0 if all passed, 1 if one did not, and 77 where no CUDA device is present.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from . import Report, UniForget, bake, detect, load, locate, masked, provenance, shrink
+
+NO_GPU = 77
+PROMPTS = ["a cat on a blue ground", "a rocket left of a house on a pink ground", "a tree on a white ground", ""]
+QUICK = UniForget(beta=0.5, steps=2, mask_steps=4, batch=2)
+BENCH = Path(__file__).parents[1] / "tests" / "benchmarks" / "bench.py"
+
+
+def _difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Largest difference over the largest entry of ``b``."""
+    return float((a.float().cpu() - b.float().cpu()).abs().max() / b.float().abs().max().cpu())
+
+
+def same_latents(cpu, gpu) -> tuple[float, float]:
+    """Latents on the card against those on the CPU, fp32 (TF32 off)."""
+    return _difference(gpu.latents(PROMPTS, steps=4), cpu.latents(PROMPTS, steps=4)), 1e-3
+
+
+def half_precision(cpu, gpu) -> tuple[float, float]:
+    """Latents in bf16 on the card against fp32 on the CPU: root mean squared, over theirs."""
+    half = load("testbed", device="cuda", dtype=torch.bfloat16)
+    a, b = half.latents(PROMPTS, steps=4).float().cpu(), cpu.latents(PROMPTS, steps=4)
+    return float((a - b).pow(2).mean().sqrt() / b.pow(2).mean().sqrt()), 0.1
+
+
+def same_risks(cpu, gpu) -> tuple[float, float]:
+    """Every detector's risks on the card against those on the CPU: the worst one."""
+    return max(_difference(d(gpu, PROMPTS[:3]), d(cpu, PROMPTS[:3])) for d in detect.DETECTORS.values()), 1e-2
+
+
+def same_mask(cpu, gpu) -> tuple[float, float]:
+    """Scores of four mask steps on the card against those on the CPU."""
+    scores = [locate.uniforget(adapter, PROMPTS, QUICK).values for adapter in (gpu, cpu)]
+    return max(_difference(scores[0][name], scores[1][name]) for name in scores[0]), 1e-2
+
+
+def shrunk(cpu, gpu) -> tuple[float, float]:
+    """Latents of the shrunk and of the baked model against the masked one, on the card, fp32."""
+    mask = locate.random(gpu, kinds=("ffn", "head", "norm")).mask(ratio=0.35)
+    with masked(gpu, mask):
+        want = gpu.latents(PROMPTS, steps=2)
+    return max(_difference(make(gpu, mask).latents(PROMPTS, steps=2), want) for make in (bake, shrink)), 1e-4
+
+
+def memory_slope(cpu, gpu) -> tuple[float, float]:
+    """Peak memory of one more checkpointed step of mask training, over the bytes of its latents."""
+    peaks, latents = [], gpu.noise(2, 0)
+    for steps in (2, 4, 8, 16):
+        torch.cuda.reset_peak_memory_stats()
+        locate.uniforget(gpu, PROMPTS, UniForget(steps=steps, mask_steps=1, batch=2, checkpoint=True))
+        peaks.append(torch.cuda.max_memory_allocated())
+    slope = (peaks[3] - peaks[1]) / 8
+    return slope / (latents.numel() * latents.element_size()), 8.0  # a tiny model: buffers of the allocator show
+
+
+CHECKS = (same_latents, half_precision, same_risks, same_mask, shrunk, memory_slope)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("gpu-report.json"))
+    arguments = parser.parse_args(argv)
+    if not torch.cuda.is_available():
+        print("gpu_check: no CUDA device is present; nothing was checked")
+        return NO_GPU
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    report, failed = Report(provenance(seed=0, device="cuda")), 0
+    cpu, gpu = load("testbed"), load("testbed", device="cuda")
+    for check in CHECKS:
+        begun = time.perf_counter()
+        try:
+            value, most = check(cpu, gpu)
+            error = ""
+        except Exception as caught:  # one that fails must not hide the others
+            value, most, error = float("nan"), 0.0, repr(caught)
+        passed = value <= most
+        failed += not passed
+        report.add(check=check.__name__, what=(check.__doc__ or "").strip(), value=value, at_most=most, passed=passed,
+                   seconds=round(time.perf_counter() - begun, 1), error=error)  # fmt: skip
+        print(
+            f"{'ok    ' if passed else 'FAILED'} {check.__name__}: {value:.3g} (at most {most:g}) {error}", flush=True
+        )
+    if BENCH.is_file():
+        done = subprocess.run([sys.executable, str(BENCH), "--device", "cuda", "--out", f"{arguments.out}.bench.json"])
+        failed += bool(done.returncode)
+    print(f"report: {report.to_json(arguments.out)} ({report.meta['device']})")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
