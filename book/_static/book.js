@@ -73,6 +73,8 @@
     // Labels stand in gaps of 16 pixels of the picture (LABEL in viz.py), however small it is drawn.
     var size = Math.max(7, Math.min(12, Math.floor(14 * width / graph._fullLayout.xaxis.range[1])));
     (graph.layout.annotations || []).forEach(function (_, i) { values["annotations[" + i + "].font.size"] = size; });
+    // The boxes around the figure have the height of a wide page.
+    [graph, graph.parentElement].forEach(function (box) { if (box.style.height) { box.style.height = height + "px"; } });
     if (Math.abs(height - graph._fullLayout.height) > 2) { window.Plotly.relayout(graph, values); }
   }
 
