@@ -190,6 +190,9 @@ def test_page_fits_and_is_photographed(watch, page_path, theme):
     page.screenshot(path=str(SHOTS / f"{name}.{theme}.png"), full_page=True, animations="disabled")
     width = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
     assert width[0] <= width[1] + 1, f"the page scrolls sideways: {width}"
+    blank = page.evaluate("""[...document.querySelectorAll('.plotly-graph-div')].map(graph =>
+        graph.parentElement.offsetHeight - graph.querySelector('.main-svg').getBoundingClientRect().height)""")
+    assert all(-2 <= pixels <= 2 for pixels in blank), f"room left below figures, or too little: {blank}"
     assert watched.complaints() == {}
 
 
