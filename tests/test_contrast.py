@@ -172,3 +172,15 @@ def test_scores_with_ties_say_so(tiny):
         score.mask(ratio=0.3)
     first = next(iter(score.mask(threshold=0.5).values.values()))
     assert first[3] == 0 and first.sum() == len(first) - 1
+
+
+def test_activity_is_recorded_prompt_by_prompt(tiny):
+    found = locate.activity(tiny, BASE, sampling_steps=2, batch=2)
+    site = tiny.sites(("ffn",))[0]
+    assert found[site.name].shape == (3, site.units)
+    with record(tiny, [site]) as power:
+        tiny.latents(BASE[:1], steps=2)
+    assert torch.allclose(found[site.name][0], power[site.name].sqrt(), atol=1e-5)
+    norms = locate.activity(tiny, BASE, kinds=("head",), sampling_steps=2, batch=3)
+    again = locate.activity(tiny, BASE, kinds=("head",), sampling_steps=2, batch=1)
+    assert all(torch.allclose(norms[n], again[n], atol=1e-5) for n in norms)

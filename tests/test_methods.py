@@ -314,3 +314,15 @@ def test_gpu_checks_hold_between_a_model_and_itself(flux, monkeypatch):
         assert value <= most
     other = TINY["flux"](seed=1)
     assert gpu_check.same_latents(flux, other)[0] > 0.1 and gpu_check.same_mask(flux, other)[0] > 0.01
+
+
+@pytest.mark.parametrize("share", [0.25, 0.7, 1.0])
+def test_softened_pictures_have_lost_just_that_much(share):
+    images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    soft = evaluate.soften(images, share)
+    assert evaluate.detail(soft).mean() == pytest.approx(share * evaluate.detail(images).mean(), rel=0.02)
+    assert soft.mean() == pytest.approx(float(images.mean()), abs=0.01)
+    flat = torch.full((1, 3, 8, 8), 0.5)
+    assert torch.allclose(evaluate.soften(flat, 0.5), flat, atol=1e-5)
+    with pytest.raises(ValueError, match="share=0"):
+        evaluate.soften(images, 0)

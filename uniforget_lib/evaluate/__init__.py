@@ -1,7 +1,7 @@
 """Evaluation: copying, quality, and their uncertainty."""
 
 from .copying import copied, distance, stack, threshold
-from .quality import change, detail
+from .quality import change, detail, soften
 from .roc import Confusion, bootstrap_tpr, confusion, iou, roc, roc_band, tpr_at
 from .stats import Estimate, auroc, bootstrap, bootstrap_auroc, bootstrap_ratio
 from .study import Outcome, Study, control_limit, pool

@@ -5,6 +5,7 @@
 """
 
 from .baselines import magnitude, random
+from .browse import activity
 from .contrast import activation, chavhan, chavhan_weights
 from .gradient import gradient, integrated
 from .nemo import nemo

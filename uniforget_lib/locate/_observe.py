@@ -31,12 +31,14 @@ def observe(
     sampling_steps: int,
     seed: int,
     batch: int,
+    noise: Tensor | None = None,
 ) -> int:
     """Call ``see(step, site, x)`` with activations [n, ..., units * width] over the first ``steps`` of a sampling
-    without guidance. Returns the denoiser forwards that it took, in samples."""
+    without guidance, from ``noise`` or that of ``seed``. Returns the denoiser forwards that it took, in samples."""
     if not 1 <= steps <= sampling_steps:
         raise ValueError(f"steps={steps}: needs 1 <= steps <= sampling_steps ({sampling_steps})")
-    noise, cond, sigmas = adapter.noise(len(prompts), seed), adapter.encode(prompts), adapter.sigmas(sampling_steps)
+    noise = adapter.noise(len(prompts), seed) if noise is None else noise
+    cond, sigmas = adapter.encode(prompts), adapter.sigmas(sampling_steps)
     for i in range(0, len(prompts), batch):
         x, c = noise[i : i + batch], cond[i : i + batch]
         for k in range(steps):
