@@ -268,3 +268,26 @@ def test_mask_of_another_model_is_refused(tiny, tmp_path):
                 lambda: masked(other, mask).__enter__()):  # fmt: skip
         with pytest.raises(ValueError, match=tiny.fingerprint):
             use()
+
+
+def test_images_go_to_latents_and_noise_to_levels(tiny):
+    """What is trained and attacked on: clean latents, a noise level, and the slope that leads back."""
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    x0 = tiny.latents_of(images)
+    assert x0.shape == tiny.noise(2, 0).shape
+    vae = tiny.pipe.vae
+    with torch.no_grad():
+        want = vae.decode(vae.encode(images * 2 - 1).latent_dist.mean, return_dict=False)[0] / 2 + 0.5
+    assert torch.allclose(tiny.decode(x0), want.clamp(0, 1), atol=1e-5)
+    unit = tiny.noise(2, 1) / tiny.input_scale(tiny.sigmas(1)[0])
+    last, sigma = tiny.level(1.0), tiny.level(0.4)
+    assert last == pytest.approx(float(tiny.sigmas(1)[0])) and 0 < sigma < last
+    x = tiny.noised(x0, unit, sigma)
+    assert torch.allclose(x - sigma * ((x - x0) / sigma), x0, atol=1e-5)
+    pure = tiny.noised(torch.zeros_like(x0), unit, last)
+    assert torch.allclose(pure, tiny.noise(2, 1), rtol=0.01, atol=1e-3)  # a diffusion ends in all but pure noise
+    widths = {"embeds": tiny.encode(PROMPTS).embeds.shape[-1]}
+    if tiny.encode(PROMPTS).pooled is not None:
+        widths["pooled"] = tiny.encode(PROMPTS).pooled.shape[-1]
+    for name, kind in tiny.text_layers().items():
+        assert tiny.denoiser.get_submodule(name).in_features == widths[kind]

@@ -83,6 +83,12 @@ class Toy(ModelAdapter):
     def text_attention(self):
         return ["attn2"]
 
+    def text_layers(self):
+        return {}
+
+    def latents_of(self, images):
+        return images
+
     def token_counts(self, prompts):
         return torch.tensor([3] * len(prompts))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +32,7 @@ def bake(adapter: ModelAdapter, mask: Mask) -> ModelAdapter:
     mask, and TypeError for a `Score`.
     """
     _check(adapter, mask)
-    baked = _copy(adapter)
+    baked = adapter.clone()
     for site in adapter.sites(KINDS):
         if site.name not in mask.values:
             continue
@@ -47,20 +46,6 @@ def bake(adapter: ModelAdapter, mask: Mask) -> ModelAdapter:
             else:
                 linear.weight[:, ref.start : ref.stop] *= gate
     return baked
-
-
-def _copy(adapter: ModelAdapter) -> ModelAdapter:
-    """``adapter`` with a denoiser of its own; the other parts are shared."""
-    other = copy.copy(adapter)
-    other.denoiser = copy.deepcopy(adapter.denoiser)
-    other.__dict__.pop("_sites", None)  # computed from the denoiser, as is the fingerprint
-    other.__dict__.pop("fingerprint", None)
-    parts = {name: getattr(adapter.pipe, name) for name in adapter.pipe.components}
-    name = next(n for n, part in parts.items() if part is adapter.denoiser)
-    options = {k: v for k, v in adapter.pipe.config.items() if not k.startswith("_") and k not in parts}
-    other.pipe = type(adapter.pipe)(**(parts | options | {name: other.denoiser}))
-    other.pipe.set_progress_bar_config(disable=True)
-    return other
 
 
 def shrink(adapter: ModelAdapter, mask: Mask, *, multiple: int | None = None) -> ModelAdapter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import warnings
 from abc import ABC, abstractmethod
@@ -127,6 +128,25 @@ class ModelAdapter(ABC):
         """The noise e that the model sees in ``x``, given its slope dx/dsigma there. Here: for a rectified flow."""
         return x + (1 - sigma) * slope  # x = (1 - sigma) x0 + sigma e, slope = e - x0
 
+    def noised(self, x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+        """Clean latents ``x0`` at noise level ``sigma``, with ``noise`` of unit variance. Here: for a rectified flow.
+
+        In every family the slope that takes it back is (x - x0) / sigma: what a denoiser is trained to predict.
+        """
+        return (1 - sigma) * x0 + sigma * noise
+
+    def level(self, u: float) -> Tensor:
+        """The noise level, a scalar, that training meets at the share ``u`` in (0, 1) of its levels."""
+        return torch.tensor(u, device=self.device)
+
+    @abstractmethod
+    def latents_of(self, images: Tensor) -> Tensor:
+        """Images [n, 3, H, W] in [0, 1] -> clean latents, without sampling of the VAE's posterior."""
+
+    @abstractmethod
+    def text_layers(self) -> dict[str, str]:
+        """Linears that read the prompt's embedding first: name -> ``"embeds"`` or ``"pooled"``, see `Cond`."""
+
     def input_scale(self, sigma: Tensor) -> Tensor:
         """What the denoiser divides ``x`` by: pure noise of unit variance is ``input_scale(sigma)`` times as large."""
         return torch.ones_like(sigma)
@@ -150,6 +170,19 @@ class ModelAdapter(ABC):
     def prompt_lengths(self, prompts: Sequence[str]) -> Tensor:
         """Tokens of each prompt that attention sees, at most ``max_tokens``; the last one is the end token: int [n]."""
         return self.token_counts(check_prompts(prompts)).clamp(max=self.max_tokens)
+
+    def clone(self) -> ModelAdapter:
+        """This adapter with a denoiser of its own; the other parts (VAE, text encoders) are shared."""
+        other = copy.copy(self)
+        other.denoiser = copy.deepcopy(self.denoiser)
+        other.__dict__.pop("_sites", None)  # computed from the denoiser, as is the fingerprint
+        other.__dict__.pop("fingerprint", None)
+        parts = {name: getattr(self.pipe, name) for name in self.pipe.components}
+        name = next(n for n, part in parts.items() if part is self.denoiser)
+        options = {k: v for k, v in self.pipe.config.items() if not k.startswith("_") and k not in parts}
+        other.pipe = type(self.pipe)(**(parts | options | {name: other.denoiser}))
+        other.pipe.set_progress_bar_config(disable=True)
+        return other
 
     @contextmanager
     def guided(self, cfg: float) -> Iterator[None]:

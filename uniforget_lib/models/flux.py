@@ -116,6 +116,16 @@ class FluxAdapter(ModelAdapter):
         side = self.resolution // (2 * self.pipe.vae_scale_factor)
         return x.transpose(1, 2).unflatten(2, (side, side))
 
+    def latents_of(self, images: Tensor) -> Tensor:
+        vae = self.pipe.vae
+        with torch.no_grad():
+            z = vae.encode(images.to(vae.device, vae.dtype) * 2 - 1).latent_dist.mean
+        z = (z - vae.config.shift_factor) * vae.config.scaling_factor
+        return self.pipe._pack_latents(z, *z.shape).to(self.dtype)
+
+    def text_layers(self) -> dict[str, str]:
+        return {"context_embedder": "embeds", "time_text_embed.text_embedder.linear_1": "pooled"}
+
     def text_attention(self) -> list[str]:
         return [name for name, _ in self.denoiser.named_modules() if name.endswith(".attn")]
 

@@ -92,6 +92,20 @@ class StableDiffusionAdapter(ModelAdapter):
             return out
         return out / scale + x * sigma / scale**2  # v = alpha eps - s x0 (Salimans and Ho), solved for eps
 
+    def noised(self, x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+        return x0 + sigma * noise
+
+    def level(self, u: float) -> Tensor:
+        return self._levels[min(int(u * len(self._levels)), len(self._levels) - 1)].to(self.device)
+
+    def latents_of(self, images: Tensor) -> Tensor:
+        x = images.to(self.pipe.vae.device, self.pipe.vae.dtype) * 2 - 1
+        with torch.no_grad():
+            return (self.pipe.vae.encode(x).latent_dist.mean * self.pipe.vae.config.scaling_factor).to(self.dtype)
+
+    def text_layers(self) -> dict[str, str]:
+        return {f"{name}.{part}": "embeds" for name in self.text_attention() for part in ("to_k", "to_v")}
+
     def extra(self, cond: Cond) -> dict:
         """Further arguments of the U-Net."""
         return {}
