@@ -10,9 +10,9 @@ ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "uniforget_lib"
 FILES = sorted(LIBRARY.rglob("*.py"))
 # Lower may not import higher; the order is that of the pipeline.
-ORDER = ["files", "progress", "sites", "masks", "sampler", "hooks", "models", "detect", "locate", "prune", "evaluate", "report",
+ORDER = ["files", "progress", "sites", "masks", "sampler", "hooks", "models", "detect", "locate", "prune", "complement", "stress", "evaluate", "report",
          "viz", "testbed"]  # fmt: skip
-METHODS = ("detect", "locate")
+METHODS = ("detect", "locate", "complement", "stress")
 
 
 def layer(path: Path) -> str:

@@ -13,7 +13,7 @@ The pipeline, in the order of the book and of the folders::
 `Report` carries results with their provenance.
 """
 
-from . import detect, evaluate, locate, viz
+from . import complement, detect, evaluate, locate, stress, viz
 from .hooks import attention, count, masked, masked_steps, record
 from .locate import UniForget
 from .masks import Mask, Score
@@ -26,6 +26,6 @@ from .sites import Ref, Site
 from .testbed import Testbed
 
 __version__ = "0.1.0"
-__all__ = ["Mask", "ModelAdapter", "Ref", "Report", "Score", "Site", "Testbed", "UniForget", "attention", "bake", "count", "detect",
+__all__ = ["Mask", "ModelAdapter", "Ref", "Report", "Score", "Site", "Testbed", "UniForget", "attention", "bake", "complement", "count", "detect",
            "evaluate", "load", "locate", "masked", "masked_steps", "profile", "provenance", "record", "rollout", "save", "shrink",
-           "viz"]  # fmt: skip
+           "stress", "viz"]  # fmt: skip

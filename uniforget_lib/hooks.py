@@ -146,16 +146,16 @@ def record(adapter: ModelAdapter, sites: Sequence[Site]) -> Iterator[dict[str, T
 class _Attention(TorchFunctionMode):
     """Looks at every scaled dot product attention that is computed while one of the modules of interest runs."""
 
-    def __init__(self, found: dict[str, Tensor], text_first: bool) -> None:
+    def __init__(self, found: dict[str, Tensor], text_first: bool, grad: bool) -> None:
         super().__init__()
-        self.found, self.text_first, self.module, self.text = found, text_first, None, 0
+        self.found, self.text_first, self.grad, self.module, self.text = found, text_first, grad, None, 0
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention and self.module:
             named = dict(zip(("query", "key", "value", "attn_mask"), args)) | kwargs
-            with torch.no_grad():
-                self.found[self.module] = self.read(named["query"].detach(), named["key"].detach(), named)
+            with torch.set_grad_enabled(self.grad):
+                self.found[self.module] = self.read(named["query"], named["key"], named)
         return func(*args, **kwargs)
 
     def read(self, query: Tensor, key: Tensor, options: dict) -> Tensor:
@@ -175,17 +175,17 @@ class _Attention(TorchFunctionMode):
 
 
 @contextmanager
-def attention(adapter: ModelAdapter) -> Iterator[dict[str, Tensor]]:
+def attention(adapter: ModelAdapter, *, grad: bool = False) -> Iterator[dict[str, Tensor]]:
     """How much the image attends to each token of the prompt, in the last forward inside the block.
 
     Yields a dict that fills as forwards run: module name (see `ModelAdapter.text_attention`) -> [n, image tokens, text
     tokens] in fp32, on the model's device, mean over heads. Cross-attention sums to 1 over the text; in joint attention the image takes its share.
-    Nothing of the model is replaced, only looked at.
+    Nothing of the model is replaced, only looked at. ``grad``: gradients flow through the maps.
 
     Raises RuntimeError at the end of the block when no attention was seen.
     """
     found: dict[str, Tensor] = {}
-    mode, handles = _Attention(found, adapter.text_first), []
+    mode, handles = _Attention(found, adapter.text_first, grad), []
 
     def enter(name: str):
         def hook(module, args, kwargs):

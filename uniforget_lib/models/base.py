@@ -63,6 +63,7 @@ class ModelAdapter(ABC):
     """
 
     family: str
+    begin = 1  # tokens before the first one of a prompt that attention sees: CLIP's begin token; T5 has none
     text_first = True  # in the sequence of a joint attention; cross-attention has a sequence for each
     resolution: int  # side of the image in pixels
 
@@ -239,17 +240,17 @@ class ModelAdapter(ABC):
                 digest.update(p.detach().flatten()[:64].to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes())
         return f"{self.family}-{digest.hexdigest()[:16]}"
 
-    def latents(self, prompts: Sequence[str], *, steps: int = 4, seed: int = 0, batch: int = 64) -> Tensor:
-        """Final latents [n, ...] for ``prompts``; prompt i starts from row i of ``noise(n, seed)``."""
-        prompts = check_prompts(prompts)
+    def latents(self, prompts: Sequence[str] | Cond, *, steps: int = 4, seed: int = 0, batch: int = 64) -> Tensor:
+        """Final latents [n, ...] for ``prompts``, encoded or not; prompt i starts from row i of ``noise(n, seed)``."""
+        prompts = prompts if isinstance(prompts, Cond) else check_prompts(prompts)
         x, sigmas, found = self.noise(len(prompts), seed), self.sigmas(steps), []
         with torch.no_grad():
-            cond = self.encode(prompts)
+            cond = prompts if isinstance(prompts, Cond) else self.encode(prompts)
             for i in range(0, len(prompts), batch):
                 found.append(rollout(self.predict, x[i : i + batch], sigmas, cond[i : i + batch]))
         return torch.cat(found)
 
-    def images(self, prompts: Sequence[str], *, steps: int = 4, seed: int = 0, batch: int = 64) -> Tensor:
+    def images(self, prompts: Sequence[str] | Cond, *, steps: int = 4, seed: int = 0, batch: int = 64) -> Tensor:
         """Images [n, 3, H, W] in [0, 1] for ``prompts``, on the CPU in fp32."""
         latents = self.latents(prompts, steps=steps, seed=seed, batch=batch)
         with torch.no_grad():

@@ -24,6 +24,7 @@ class FluxAdapter(ModelAdapter):
     """
 
     family = "flux"
+    begin = 0
 
     def __init__(
         self, pipe: FluxPipeline, *, guidance: float = 3.5, true_cfg: float = 1.0, resolution: int | None = None

@@ -1,0 +1,12 @@
+"""Unlearning methods that are told what to forget: ``complement.<name>(adapter, forget, ...) -> adapter``, a copy.
+
+A new one is a file and a line here.
+"""
+
+from .ablation import ablation
+from .esd import esd
+from .fmn import fmn
+from .salun import salun
+from .uce import uce
+
+METHODS = {"ablation": ablation, "esd": esd, "fmn": fmn, "salun": salun, "uce": uce}

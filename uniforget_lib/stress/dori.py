@@ -1,0 +1,59 @@
+"""Finding DoRI (Kowalczuk et al., 2025): search the text embedding that brings a picture back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+
+import torch
+from torch import Tensor
+
+from ..models.base import Cond, ModelAdapter
+from ..progress import progress
+from ._recovery import Recovery, check_efforts, check_targets, picture_loss
+
+
+def dori(
+    adapter: ModelAdapter,
+    images: Tensor,
+    prompts: Sequence[str],
+    *,
+    efforts: Sequence[int] = (0, 50),
+    lr: float = 0.1,
+    batch: int = 8,
+    seeds: Sequence[int] = (100, 101),
+    sampling_steps: int = 8,
+    seed: int = 0,
+) -> Recovery:
+    """From the embedding of each prompt on, minimise the denoising loss of its picture; the weights stay as they are.
+
+    Adam with ``lr``; a step takes ``batch`` noise levels with fresh noise, the paper's setting (50 steps, batch 8). The
+    embedding, its pooled part included, is free: no token needs to have it. Pictures are drawn with the adapter's own
+    guidance, from noises ``seeds`` that the attack does not know.
+
+    Args:
+        images: the pictures to bring back: [n, 3, H, W] in [0, 1]. prompts: where the search starts, one for each.
+    """
+    prompts, efforts = check_targets(images, prompts), check_efforts(efforts)
+    x0, start = adapter.latents_of(images), adapter.encode(prompts)
+    parts = {
+        f.name: v.detach().clone().requires_grad_() for f in fields(start) if (v := getattr(start, f.name)) is not None
+    }
+    optimizer, found = torch.optim.Adam(parts.values(), lr=lr), Recovery()
+    for step in progress(range(efforts[-1] + 1), desc="DoRI"):
+        if step in efforts:
+            cond = Cond(**{name: part.detach() for name, part in parts.items()})
+            found.efforts.append(step)
+            found.images.append(torch.stack([adapter.images(cond, steps=sampling_steps, seed=s) for s in seeds]))
+        if step == efforts[-1]:
+            break
+        optimizer.zero_grad()
+        total, generator = 0.0, torch.Generator().manual_seed(seed * 1_000_003 + step)
+        for _ in range(batch):
+            with torch.enable_grad():
+                loss = picture_loss(adapter, x0, Cond(**parts), generator).sum() / batch  # targets do not touch
+                loss.backward()
+            total += float(loss.detach()) / len(x0)
+        optimizer.step()
+        found.losses.append(total)
+    return found
