@@ -63,7 +63,11 @@ def masked(adapter: ModelAdapter, mask: Mask | dict[str, Tensor]) -> Iterator[Mo
             else:
                 handle = module.register_forward_hook(lambda m, args, out, s=scale: out * s)
             handles.append(handle)
-        yield adapter
+        adapter.masking += 1
+        try:
+            yield adapter
+        finally:
+            adapter.masking -= 1
     finally:
         for handle in handles:
             handle.remove()
@@ -84,7 +88,7 @@ def masked_steps(
     for mask in masks:
         with masked(adapter, mask):  # its errors, before anything runs
             pass
-    plain = adapter.conditional
+    plain, outer = adapter.conditional, adapter.__dict__.get("conditional")
 
     def conditional(x: Tensor, sigma: Tensor, cond) -> Tensor:
         nearest = int((levels - sigma.detach().cpu()).abs().argmin())
@@ -92,10 +96,15 @@ def masked_steps(
             return plain(x, sigma, cond)
 
     adapter.conditional = conditional
+    adapter.masking += 1
     try:
         yield adapter
     finally:
-        del adapter.conditional
+        adapter.masking -= 1
+        if outer is None:
+            del adapter.conditional
+        else:
+            adapter.conditional = outer
 
 
 @contextmanager

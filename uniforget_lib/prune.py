@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .files import write_bytes
 from .masks import Mask
 from .models.base import ModelAdapter
-from .models.shrunk import SHRUNK, KeptRows, describe, replace
+from .models.shrunk import STATE, KeptRows, describe, replace
 from .sites import KINDS, Site
 
 
@@ -40,9 +40,13 @@ def bake(adapter: ModelAdapter, mask: Mask) -> ModelAdapter:
             linear = baked.denoiser.get_submodule(ref.linear)
             gate = mask.values[site.name].repeat_interleave(site.width).to(linear.weight.device, linear.weight.dtype)
             if not site.readers:
-                linear.weight[ref.start : ref.stop] *= gate[:, None]
+                if isinstance(linear, KeptRows):  # of a norm that was shrunk before: its weight has the kept rows only
+                    rows, gate = slice(None), gate[linear.rows]
+                else:
+                    rows = slice(ref.start, ref.stop)
+                linear.weight[rows] *= gate[:, None]
                 if linear.bias is not None:
-                    linear.bias[ref.start : ref.stop] *= gate
+                    linear.bias[rows] *= gate
             else:
                 linear.weight[:, ref.start : ref.stop] *= gate
     return baked
@@ -56,7 +60,8 @@ def shrink(adapter: ModelAdapter, mask: Mask, *, multiple: int | None = None) ->
 
     Args:
         multiple: feed-forward widths are rounded up to a multiple of it, with neurons that nothing reads (their columns
-            are 0): 8 on a CPU, 64 on a GPU unless given. For the same reason an emptied site keeps one dead unit.
+            are 0): 8 on a CPU, 64 on a GPU unless given. An emptied feed-forward site keeps so many dead neurons, an
+            emptied attention one dead head.
 
     Save it with `save`; `load` reads it back. Raises ValueError for another model's mask and for one of
     value channels, which leave no matrix smaller without their head.
@@ -67,6 +72,7 @@ def shrink(adapter: ModelAdapter, mask: Mask, *, multiple: int | None = None) ->
     if any(sites[name].kind == "value" for name in mask.values):
         raise ValueError("shrink removes ffn, head and norm units; bake a mask of value channels instead")
     small = bake(adapter, mask)
+    small.__dict__.pop("fingerprint")  # another architecture
     keep = {}
     for name, gates in mask.values.items():
         alive = gates.to(torch.bool)
@@ -120,20 +126,25 @@ def _take_out(denoiser: nn.Module, sites: Sequence[Site], keep: dict[str, Tensor
 def _keep_rows(denoiser: nn.Module, name: str, rows: Tensor) -> None:
     old = denoiser.get_submodule(name)
     rows = rows.to(old.weight.device)
+    if isinstance(old, KeptRows):  # shrunk before: what it has no row for stays 0
+        held = torch.isin(old.rows, rows)
+        rows, mine = old.rows[held], held
+    else:
+        mine = rows
     new = KeptRows(old.in_features, old.out_features, rows, old.bias is not None).to(old.weight)
-    new.weight.copy_(old.weight[rows])
+    new.weight.copy_(old.weight[mine])
     if old.bias is not None:
-        new.bias.copy_(old.bias[rows])
+        new.bias.copy_(old.bias[mine])
     replace(denoiser, name, new)
 
 
 def save(adapter: ModelAdapter, path: str | Path) -> None:
-    """Save a pipeline, baked or shrunk, in safetensors; `load` reads it back.
+    """Save a pipeline, baked, unlearned or shrunk, in safetensors; `load` reads it back.
 
-    What is baked is a plain pipeline. Of what is shrunk a plain one reads everything but the denoiser: its new sizes
-    are in ``shrunk.json``.
+    A plain pipeline reads it too, but for the denoiser of a shrunk one: its sizes are in ``uniforget.json``, with the
+    fingerprint of the model that masks must be for.
     """
-    path, described = Path(path), describe(adapter.denoiser)
+    path = Path(path)
     adapter.pipe.save_pretrained(path, safe_serialization=True)
-    if any(described.values()):
-        write_bytes(path / SHRUNK, json.dumps(described, indent=1).encode())
+    state = {"fingerprint": adapter.fingerprint} | describe(adapter.denoiser)
+    write_bytes(path / STATE, json.dumps(state, indent=1).encode())

@@ -57,7 +57,7 @@ def ratio(a: Callable, b: Callable, pairs: int) -> dict:
             torch.cuda.synchronize()
         return time.perf_counter() - begun
 
-    for f in (a, b) * 3:
+    for f in (a, b) * 5:
         f()
     found = []
     for k in range(pairs):
@@ -77,6 +77,9 @@ class Bench:
         with torch.no_grad():
             self.cond = self.adapter.encode(PROMPTS)
         self.ones = {s.name: torch.ones(s.units, device=device) for s in self.adapter.sites(("ffn", "norm"))}
+
+    def most(self, cpu: float, gpu: float) -> float:
+        return gpu if str(self.device).startswith("cuda") else cpu
 
     def forward(self, adapter=None) -> Tensor:
         with torch.no_grad():
@@ -100,7 +103,7 @@ class Bench:
 
     def row_1(self):
         """Mask-training step with step checkpointing, over N plain forwards (at most 3.5)."""
-        return ratio(lambda: self.step(True), self.sample, self.pairs) | {"at_most": 3.5}
+        return ratio(lambda: self.step(True), self.sample, self.pairs) | {"at_most": self.most(3.5, 3.3)}
 
     def row_1_full(self):
         """The same with the full graph (2 in theory; nothing is asked)."""
@@ -148,7 +151,7 @@ class Bench:
             with masked(self.adapter, self.ones):
                 self.forward()
 
-        return ratio(hooked, self.forward, self.pairs) | {"at_most": 1.10}
+        return ratio(hooked, self.forward, self.pairs) | {"at_most": self.most(1.10, 1.05)}
 
     def row_5(self):
         """Sampling with the baked pipeline, over the original (1.00, give or take .02)."""
@@ -166,7 +169,7 @@ class Bench:
         share, found = work[0] / work[1], ratio(lambda: self.forward(small), self.forward, self.pairs)
         scaled = {k: v / share for k, v in found.items()}
         return scaled | {
-            "at_most": 1.25,
+            "at_most": self.most(1.25, 1.15),
             "note": f"time ratio {found['value']:.2f}, FLOP ratio {share:.2f}: the ceiling",
         }
 
@@ -191,13 +194,13 @@ class Bench:
             with record(self.adapter, sites):
                 self.forward()
 
-        return ratio(recording, self.forward, self.pairs) | {"at_most": 1.10}
+        return ratio(recording, self.forward, self.pairs) | {"at_most": self.most(1.10, 1.05)}
 
     def row_9(self):
         """Denoiser forwards a prompt of the gradient locator, with ten noises of one step (20 without the empty prompt)."""
         tiny = tiny_flux()
         cost = [locate.gradient(tiny, [PROMPTS[0]] * n, PROMPTS, steps=1).cost for n in (10, 20)]
-        return {"value": (cost[1] - cost[0])}
+        return {"value": (cost[1] - cost[0]), "at_most": 22}
 
     def row_10(self):
         """Wen's detector with one step and noise, in forwards, over one generation of 8 steps (at most 2.2 / 8)."""
@@ -222,8 +225,9 @@ def main() -> None:
         low, high = result.get("low", result["value"]), result.get("high", result["value"])
         met = low >= result.get("at_least", -np.inf) and high <= result.get("at_most", np.inf)
         missed += not met
+        word = ("met   " if met else "MISSED") if {"at_least", "at_most"} & result.keys() else "      "
         interval = f" [{low:.3g}, {high:.3g}]" if "low" in result else ""
-        print(f"{'met   ' if met else 'MISSED'} {name:11} {result['value']:.3g}{interval}  {getattr(Bench, name).__doc__}"
+        print(f"{word} {name:11} {result['value']:.3g}{interval}  {getattr(Bench, name).__doc__}"
               f" {result.get('note', '')}", flush=True)  # fmt: skip
     if arguments.out:
         meta = provenance(seed=0, device=arguments.device)

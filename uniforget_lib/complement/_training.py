@@ -1,4 +1,9 @@
-"""What unlearners share: which weights learn, and a loop that is seeded, checked, and leaves the model frozen."""
+"""What unlearners share: which weights learn, pictures to learn on, and a loop that is seeded, checked, and leaves the
+model frozen.
+
+Losses are squared errors of the slope dx/dsigma, all pictures of a batch at one level of noise, drawn evenly from the
+model's levels. (The authors draw a level for each picture; those of SD 2 and SD3 weigh levels differently.)
+"""
 
 from __future__ import annotations
 
@@ -53,11 +58,9 @@ def train(
 ) -> ModelAdapter:
     """``steps`` steps of AdamW, without weight decay, on ``loss(generator)``; step k draws from (seed, k).
 
-    ``keep``: name -> bool of the weight's shape; only these entries change. Returns the student. Raises ValueError for
-    fewer than one step, FloatingPointError when the loss is no number.
+    ``keep``: name -> bool of the weight's shape; only these entries change. Returns the student. Raises
+    FloatingPointError when the loss is no number.
     """
-    if steps < 1 or not lr > 0:
-        raise ValueError(f"steps={steps}, lr={lr}: needs at least one step and a positive learning rate")
     with trainable(student, which) as weights:
         optimizer = torch.optim.AdamW(weights.values(), lr=lr, weight_decay=0.0)
         for step in progress(range(steps), desc=desc):
@@ -76,14 +79,33 @@ def train(
     return student
 
 
+def check(adapter: ModelAdapter, *, steps: int, lr: float, **counts: int) -> None:
+    """Raises ValueError, before anything is drawn, for numbers that are not positive and for weights in half precision,
+    in which small steps round away: a model that cannot learn would look as if it had nothing to forget."""
+    for name, value in {"steps": steps, "lr": lr, **counts}.items():
+        if not value > 0:
+            raise ValueError(f"{name}={value}: must be positive")
+    if adapter.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"the weights are {adapter.dtype}, in which small steps of training round away; load the model "
+                         "with dtype=torch.float32")  # fmt: skip
+
+
+def drawn(adapter: ModelAdapter, prompts: list[str], images: int, *, steps: int, seed: int, batch: int = 16) -> Tensor:
+    """Latents of about ``images`` pictures that the model draws for ``prompts``, as many for each; number k is of prompt
+    k modulo their number."""
+    with torch.no_grad():
+        cond = adapter.encode(prompts)[list(range(len(prompts))) * -(-images // len(prompts))]
+    return adapter.latents(cond, steps=steps, seed=seed, batch=batch)
+
+
 def pick(n: int, batch: int, generator: torch.Generator) -> Tensor:
-    """Indices of a batch, without repetition where there are enough."""
+    """Indices of a batch without repetition, of all n where there are fewer."""
     return torch.randperm(n, generator=generator)[:batch]
 
 
 def noisy(adapter: ModelAdapter, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Clean latents ``x0`` at a random level of noise: (x, sigma)."""
-    sigma = adapter.level(float(torch.rand((), generator=generator) * 0.98 + 0.01))
+    sigma = adapter.level(float(torch.rand((), generator=generator) * 0.99 + 0.01))
     noise = torch.randn(x0.shape, generator=generator).to(x0)
     return adapter.noised(x0, noise, sigma), sigma
 

@@ -28,22 +28,25 @@ def uce(adapter: ModelAdapter, forget: Sequence[str], anchor: Sequence[str], ret
 
         W = (s W0 + sum W0 c_a c_f' + sum W0 c_r c_r') (s I + sum c_f c_f' + sum c_r c_r')^-1
 
-    c is the embedding of a prompt's last word (of FLUX and SD3 also the pooled state), as in the authors' code, whose
-    strength is .5. ``anchor``: what each prompt of ``forget`` is to be read as, one for each or one for all.
+    c is the embedding of a prompt's last word, of FLUX and SD3 also the pooled state; .5 is the authors' strength. Where
+    a layer has a bias it stays out of the goal (in the authors' code for FLUX it goes in). Of SD3's text, the T5 part is
+    out of reach, and so is SDXL's pooled state, see `ModelAdapter.text_layers`.
 
-    Raises ValueError for lists that do not match and for a strength that is not positive.
+    Args:
+        anchor: what each prompt of ``forget`` is to be read as, one for each or one for all. retain: what is to be read as
+            before.
+
+    Raises ValueError for lists that do not match and for a strength that is not positive, TypeError for no strings.
     """
     forget, anchor = matched(forget, anchor, "anchor")
     if not strength > 0:
         raise ValueError(f"strength={strength}: must be positive, or the edit has no unique solution")
-    edited = adapter.clone()
+    edited, kept = adapter.clone(), check_prompts(retain) if retain else []
+    kinds = set(adapter.text_layers().values())
+    pairs = {kind: [vectors(adapter, prompts + kept, kind) for prompts in (forget, anchor)] for kind in kinds}
     for name, kind in adapter.text_layers().items():
-        linear = edited.denoiser.get_submodule(name)
+        linear, (source, goal) = edited.denoiser.get_submodule(name), pairs[kind]
         w0 = linear.weight.double()
-        source, goal = vectors(adapter, forget, kind), vectors(adapter, anchor, kind)
-        if retain:
-            kept = vectors(adapter, check_prompts(retain), kind)
-            source, goal = torch.cat([source, kept]), torch.cat([goal, kept])
         right = strength * torch.eye(w0.shape[1], dtype=w0.dtype, device=w0.device) + source.T @ source
         left = strength * w0 + w0 @ goal.T @ source
         linear.weight.copy_(torch.linalg.solve(right, left.T).T)  # right is symmetric

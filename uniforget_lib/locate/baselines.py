@@ -8,6 +8,7 @@ import torch
 
 from ..masks import Score
 from ..models.base import ModelAdapter
+from ..models.shrunk import KeptRows
 
 
 def random(adapter: ModelAdapter, *, kinds: Sequence[str] = ("ffn", "norm"), seed: int = 0) -> Score:
@@ -23,7 +24,11 @@ def magnitude(adapter: ModelAdapter, *, kinds: Sequence[str] = ("ffn", "norm")) 
     for site in adapter.sites(kinds):
         total = torch.zeros(site.units)
         for ref in site.masked_refs:
-            weight = adapter.denoiser.get_submodule(ref.linear).weight.detach().float().cpu()
+            linear = adapter.denoiser.get_submodule(ref.linear)
+            weight = linear.weight.detach().float().cpu()
+            if isinstance(linear, KeptRows):  # rows that were shrunk away count as 0
+                kept, weight = weight, weight.new_zeros(linear.out_features, linear.in_features)
+                weight[linear.rows.cpu()] = kept
             block = weight[:, ref.start : ref.stop].T if site.readers else weight[ref.start : ref.stop]
             total += block.reshape(site.units, -1).pow(2).sum(1)
         values[site.name] = -total.sqrt()

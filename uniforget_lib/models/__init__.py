@@ -16,7 +16,7 @@ from .flux import FluxAdapter
 from .sd import StableDiffusionAdapter
 from .sd3 import StableDiffusion3Adapter
 from .sdxl import StableDiffusionXLAdapter
-from .shrunk import SHRUNK, rebuild
+from .shrunk import STATE, rebuild
 
 FAMILIES: dict[str, type[ModelAdapter]] = {  # pipeline class -> adapter
     "FluxPipeline": FluxAdapter,
@@ -50,6 +50,7 @@ def load(source: str | Path = "testbed", *, device: str | torch.device = "cpu", 
     path = SHIPPED.get(str(source), Path(source))
     if str(source) in SHIPPED:
         check_sums(path)
+    state = json.loads((path / STATE).read_text()) if (path / STATE).is_file() else {}
     parts = {}  # those that from_pretrained must be given: what was saved as None (the T5 of SD3, say) or was shrunk
     if (path / "model_index.json").is_file():
         index = json.loads((path / "model_index.json").read_text())
@@ -65,7 +66,7 @@ def load(source: str | Path = "testbed", *, device: str | torch.device = "cpu", 
             if name not in FAMILIES:
                 raise ValueError(f"{name} has no adapter; there is one for {sorted(FAMILIES)}")
         with _quiet() if path.exists() else nullcontext():
-            if (path / SHRUNK).is_file():
+            if "linear" in state:
                 part = "unet" if "unet" in index else "transformer"
                 parts[part] = rebuild(path, part, dtype)
             pipe = DiffusionPipeline.from_pretrained(path if path.exists() else str(source), torch_dtype=dtype, **parts)
@@ -73,7 +74,10 @@ def load(source: str | Path = "testbed", *, device: str | torch.device = "cpu", 
         raise ValueError(f"{str(source)!r} could not be loaded: {error}") from None
     name = type(pipe).__name__
     pipe.set_progress_bar_config(disable=True)
-    return FAMILIES[name](pipe.to(device), **options)
+    adapter = FAMILIES[name](pipe.to(device), **options)
+    if state:  # of `prune.save`
+        adapter.__dict__["fingerprint"] = state["fingerprint"]
+    return adapter
 
 
 @contextmanager

@@ -70,6 +70,7 @@ class ModelAdapter(ABC):
     def __init__(self, pipe, denoiser: nn.Module, cfg: float) -> None:
         self.pipe, self.denoiser, self.cfg = pipe, denoiser, cfg
         self._empty: dict = {}
+        self.masking = 0  # how many masks are on, see `hooks.masked`
         for part in pipe.components.values():  # text encoders and VAE too: only gates learn
             if isinstance(part, nn.Module):
                 part.eval().requires_grad_(False)
@@ -132,12 +133,13 @@ class ModelAdapter(ABC):
     def noised(self, x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         """Clean latents ``x0`` at noise level ``sigma``, with ``noise`` of unit variance. Here: for a rectified flow.
 
-        In every family the slope that takes it back is (x - x0) / sigma: what a denoiser is trained to predict.
+        In every family the slope that takes it back is (x - x0) / sigma. Losses here are squared errors of that slope,
+        whatever the model predicts itself.
         """
         return (1 - sigma) * x0 + sigma * noise
 
     def level(self, u: float) -> Tensor:
-        """The noise level, a scalar, that training meets at the share ``u`` in (0, 1) of its levels."""
+        """The noise level, a scalar, at the share ``u`` in (0, 1] of the model's levels."""
         return torch.tensor(u, device=self.device)
 
     @abstractmethod
@@ -146,7 +148,10 @@ class ModelAdapter(ABC):
 
     @abstractmethod
     def text_layers(self) -> dict[str, str]:
-        """Linears that read the prompt's embedding first: name -> ``"embeds"`` or ``"pooled"``, see `Cond`."""
+        """Linears that read the prompt's embedding first: name -> ``"embeds"`` or ``"pooled"``, see `Cond`.
+
+        (Not the pooled part of SDXL, which goes in together with sizes.)
+        """
 
     def input_scale(self, sigma: Tensor) -> Tensor:
         """What the denoiser divides ``x`` by: pure noise of unit variance is ``input_scale(sigma)`` times as large."""
@@ -173,11 +178,20 @@ class ModelAdapter(ABC):
         return self.token_counts(check_prompts(prompts)).clamp(max=self.max_tokens)
 
     def clone(self) -> ModelAdapter:
-        """This adapter with a denoiser of its own; the other parts (VAE, text encoders) are shared."""
+        """This adapter with a denoiser of its own; the other parts (VAE, text encoders) are shared.
+
+        The copy keeps the fingerprint, whatever is done to its weights: masks of the base fit it. Hooks that only look
+        are left behind. Raises RuntimeError inside `masked`, whose mask would be lost: `bake` it first.
+        """
+        if self.masking:
+            raise RuntimeError("a mask is on, and would not be copied: bake the mask first, then go on with that model")
         other = copy.copy(self)
         other.denoiser = copy.deepcopy(self.denoiser)
-        other.__dict__.pop("_sites", None)  # computed from the denoiser, as is the fingerprint
-        other.__dict__.pop("fingerprint", None)
+        for module in other.denoiser.modules():
+            for hooks in (module._forward_hooks, module._forward_pre_hooks):
+                hooks.clear()
+        other.__dict__.pop("_sites", None)
+        other.__dict__["fingerprint"] = self.fingerprint
         parts = {name: getattr(self.pipe, name) for name in self.pipe.components}
         name = next(n for n, part in parts.items() if part is self.denoiser)
         options = {k: v for k, v in self.pipe.config.items() if not k.startswith("_") and k not in parts}

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-SHRUNK = "shrunk.json"  # beside model_index.json
+STATE = "uniforget.json"  # beside model_index.json
 
 
 class KeptRows(nn.Module):
@@ -35,7 +35,10 @@ def replace(denoiser: nn.Module, name: str, new: nn.Module) -> None:
 
 
 def describe(denoiser: nn.Module) -> dict[str, dict]:
-    """What tells ``denoiser`` from a fresh one of its configuration: sizes of Linears, kept rows of norms, heads."""
+    """What tells ``denoiser`` from a fresh one of its configuration: sizes of Linears, kept rows of norms, heads.
+
+    Empty where nothing was removed.
+    """
     with torch.device("meta"):
         fresh = type(denoiser).from_config(denoiser.config)
     found: dict[str, dict] = {"linear": {}, "rows": {}, "heads": {}}
@@ -49,15 +52,15 @@ def describe(denoiser: nn.Module) -> dict[str, dict]:
                 found["linear"][name] = size
         elif isinstance(getattr(module, "heads", None), int) and module.heads != fresh.get_submodule(name).heads:
             found["heads"][name] = module.heads
-    return found
+    return found if any(found.values()) else {}
 
 
 def rebuild(path: Path, part: str, dtype: torch.dtype) -> nn.Module:
-    """The denoiser that was saved in ``path/part``, as ``path/shrunk.json`` describes it.
+    """The denoiser that was saved in ``path/part``, as ``path/uniforget.json`` describes it.
 
     Raises ValueError when the two do not belong together.
     """
-    described = json.loads((path / SHRUNK).read_text())
+    described = json.loads((path / STATE).read_text())
     config = json.loads((path / part / "config.json").read_text())
     denoiser = getattr(diffusers, config["_class_name"]).from_config(config)
     for name, (inputs, outputs) in described["linear"].items():
@@ -74,5 +77,5 @@ def rebuild(path: Path, part: str, dtype: torch.dtype) -> nn.Module:
     try:
         denoiser.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(f"{path / part} does not fit {path / SHRUNK}: {error}") from None
+        raise ValueError(f"{path / part} does not fit {path / STATE}: {error}") from None
     return denoiser.to(dtype).eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -26,17 +27,31 @@ class Recovery:
     losses: list[float] = field(default_factory=list)
 
 
-def check_targets(images: Tensor, prompts: Sequence[str]) -> list[str]:
-    """The prompts as a list. Raises ValueError unless there is one image [3, H, W] for each."""
-    prompts = check_prompts(prompts)
-    if images.ndim != 4 or len(images) != len(prompts):
-        raise ValueError(f"images has shape {list(images.shape)} for {len(prompts)} prompts: needs [n, 3, H, W]")
+def check_targets(adapter: ModelAdapter, images: Tensor, prompts: Sequence[str], **counts: float) -> list[str]:
+    """The prompts as a list. Raises ValueError unless there is one image of the model's size, in [0, 1], for each, and for
+    numbers that are not positive."""
+    prompts, size = check_prompts(prompts), [3, adapter.resolution, adapter.resolution]
+    if list(images.shape) != [len(prompts), *size]:
+        raise ValueError(f"images has shape {list(images.shape)}: {len(prompts)} prompts need [{len(prompts)}, "
+                         f"{', '.join(map(str, size))}]")  # fmt: skip
+    if not bool(((images >= 0) & (images <= 1)).all()):
+        raise ValueError(f"images lie in [{float(images.min()):.3g}, {float(images.max()):.3g}]: needs [0, 1]")
+    for name, value in counts.items():
+        if not value > 0:
+            raise ValueError(f"{name}={value}: must be positive")
     return prompts
 
 
+def check_loss(value: float, attack: str, step: int, lr: float) -> float:
+    """``value``. Raises FloatingPointError when it is no number: an attack that diverged is no resistance."""
+    if not math.isfinite(value):
+        raise FloatingPointError(f"{attack}: the loss of step {step + 1} is {value}; lower lr={lr}")
+    return value
+
+
 def picture_loss(adapter: ModelAdapter, x0: Tensor, cond: Cond, generator: torch.Generator) -> Tensor:
-    """Denoising loss of clean latents at one random noise level, mean squared error of the slope: [n]."""
-    sigma = adapter.level(float(torch.rand((), generator=generator) * 0.98 + 0.01))
+    """Denoising loss of clean latents at one random noise level, the same for all: mean squared error of the slope, [n]."""
+    sigma = adapter.level(float(torch.rand((), generator=generator) * 0.99 + 0.01))
     noise = torch.randn(x0.shape, generator=generator).to(x0)
     x = adapter.noised(x0, noise, sigma)
     return (adapter.conditional(x, sigma, cond) - (x - x0) / sigma).float().pow(2).flatten(1).mean(1)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..models.base import Cond, ModelAdapter
 from ..progress import progress
-from ._recovery import Recovery, check_efforts, check_targets, picture_loss
+from ._recovery import Recovery, check_efforts, check_loss, check_targets, picture_loss
 
 
 def dori(
@@ -31,18 +31,27 @@ def dori(
     embedding, its pooled part included, is free: no token needs to have it. Pictures are drawn with the adapter's own
     guidance, from noises ``seeds`` that the attack does not know.
 
+    All targets are attacked at once, and none feels the others: give no more than the graph of a forward has room for.
+
     Args:
         images: the pictures to bring back: [n, 3, H, W] in [0, 1]. prompts: where the search starts, one for each.
+        efforts: after how many steps to draw; the last one ends the attack.
+
+    Raises ValueError for bad pictures, prompts and numbers, FloatingPointError when the search diverges.
     """
-    prompts, efforts = check_targets(images, prompts), check_efforts(efforts)
+    prompts, efforts = check_targets(adapter, images, prompts, lr=lr, batch=batch), check_efforts(efforts)
     x0, start = adapter.latents_of(images), adapter.encode(prompts)
-    parts = {
-        f.name: v.detach().clone().requires_grad_() for f in fields(start) if (v := getattr(start, f.name)) is not None
-    }
+    given = {f.name: getattr(start, f.name) for f in fields(start)}
+    parts = {name: v.detach().float().clone().requires_grad_() for name, v in given.items() if v is not None}
     optimizer, found = torch.optim.Adam(parts.values(), lr=lr), Recovery()
+
+    def embedding() -> Cond:
+        return Cond(**{name: part.to(adapter.dtype) for name, part in parts.items()})
+
     for step in progress(range(efforts[-1] + 1), desc="DoRI"):
         if step in efforts:
-            cond = Cond(**{name: part.detach() for name, part in parts.items()})
+            with torch.no_grad():
+                cond = embedding()
             found.efforts.append(step)
             found.images.append(torch.stack([adapter.images(cond, steps=sampling_steps, seed=s) for s in seeds]))
         if step == efforts[-1]:
@@ -51,9 +60,9 @@ def dori(
         total, generator = 0.0, torch.Generator().manual_seed(seed * 1_000_003 + step)
         for _ in range(batch):
             with torch.enable_grad():
-                loss = picture_loss(adapter, x0, Cond(**parts), generator).sum() / batch  # targets do not touch
+                loss = picture_loss(adapter, x0, embedding(), generator).sum() / batch  # targets do not touch
                 loss.backward()
             total += float(loss.detach()) / len(x0)
+        found.losses.append(check_loss(total, "DoRI", step, lr))
         optimizer.step()
-        found.losses.append(total)
     return found

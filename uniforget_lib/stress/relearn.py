@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..models.base import ModelAdapter
 from ..progress import progress
-from ._recovery import Recovery, check_efforts, check_targets, picture_loss
+from ._recovery import Recovery, check_efforts, check_loss, check_targets, picture_loss
 
 
 def relearn(
@@ -27,8 +27,17 @@ def relearn(
     """Fine-tune all weights of a copy on ``images`` under ``prompts``, AdamW without weight decay, and draw along the way.
 
     The curve means nothing by itself: set it beside that of the twin, which learns the pictures for the first time.
+
+    Args:
+        images: the pictures to bring back: [n, 3, H, W] in [0, 1]. prompts: their captions, one for each.
+        efforts: after how many steps to draw; the last one ends the training.
+
+    Raises ValueError for bad pictures, prompts and numbers, and for weights in half precision, in which small steps round
+    away (a model that cannot learn would look as if it resisted); FloatingPointError when training diverges.
     """
-    prompts, efforts = check_targets(images, prompts), check_efforts(efforts)
+    prompts, efforts = check_targets(adapter, images, prompts, lr=lr, batch=batch), check_efforts(efforts)
+    if adapter.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"the weights are {adapter.dtype}: load the model with dtype=torch.float32 to relearn")
     student, found = adapter.clone(), Recovery()
     x0, cond = adapter.latents_of(images), adapter.encode(prompts)
     student.denoiser.requires_grad_(True)
@@ -45,6 +54,6 @@ def relearn(
         with torch.enable_grad():
             loss = picture_loss(student, x0[chosen], cond[chosen], generator).mean()
             loss.backward()
+        found.losses.append(check_loss(float(loss.detach()), "relearning", step, lr))
         optimizer.step()
-        found.losses.append(float(loss.detach()))
     return found
