@@ -25,6 +25,9 @@ def test_contrasts_keep_the_contract(tiny, name):
     assert score.cost == pytest.approx(backward * forwards[0]) and score.fingerprint == tiny.fingerprint
     if name != "nemo":  # of random weights, no prompt is memorized
         assert sum(int((v != 0).sum()) for v in score.values.values()) > 4
+    if name in ("activation", "gradient", "integrated"):  # what is memorized counts for, the rest against
+        swapped = locate.CONTRASTS[name](tiny, BASE, MEMORIZED, **OPTIONS.get(name, {}))
+        assert all(torch.allclose(v, -swapped.values[n], atol=1e-5) for n, v in score.values.items())
     mask = score.mask(ratio=0.25)
     assert mask.sparsity() == pytest.approx(0.25, abs=0.01)
     with masked(tiny, mask):

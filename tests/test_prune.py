@@ -5,7 +5,7 @@ import torch
 from conftest import TINY
 
 from uniforget_lib import Mask, bake, load, masked, save, shrink
-from uniforget_lib.locate import random
+from uniforget_lib.locate import magnitude, random
 from uniforget_lib.sites import KINDS
 
 PROMPTS = ["a cat on a blue ground", "a rocket left of a house on a pink ground"]
@@ -65,7 +65,12 @@ def test_shrunk_pipeline_saves_and_loads(tiny, tmp_path):
     assert again.fingerprint == small.fingerprint != tiny.fingerprint
     with pytest.raises(ValueError, match=tiny.fingerprint):
         shrink(again, mask)  # a mask for the whole model
-    further = shrink(again, random(again, kinds=("ffn",)).mask(ratio=0.5), multiple=1)  # but it can be shrunk again
+    kinds = ("ffn",) if tiny.family in ("sd", "sdxl") else ("ffn", "norm")
+    more = magnitude(again, kinds=kinds).mask(ratio=0.5)  # but it can be shrunk again, norms included
+    further = shrink(again, more, multiple=1)
+    with masked(again, more):
+        want = again.latents(PROMPTS, steps=1)
+    assert torch.allclose(further.latents(PROMPTS, steps=1), want, atol=1e-5 * float(want.abs().max()))
     assert weights(further) < weights(again)
     assert not list((tmp_path / "p").rglob("*.bin"))
 
@@ -73,7 +78,7 @@ def test_shrunk_pipeline_saves_and_loads(tiny, tmp_path):
 def test_a_shrunk_folder_that_does_not_fit_is_refused(flux, tmp_path):
     for ratio, name in ((0.3, "a"), (0.6, "b")):
         save(shrink(flux, random(flux, kinds=("ffn",)).mask(ratio=ratio)), tmp_path / name)
-    (tmp_path / "a" / "shrunk.json").write_bytes((tmp_path / "b" / "shrunk.json").read_bytes())
+    (tmp_path / "a" / "uniforget.json").write_bytes((tmp_path / "b" / "uniforget.json").read_bytes())
     with pytest.raises(ValueError, match="does not fit"):
         load(tmp_path / "a")
 
@@ -85,3 +90,11 @@ def test_shrink_refuses_what_it_cannot_do(tiny):
     with pytest.raises(ValueError, match="value channels"):
         shrink(tiny, Mask.ones(value, tiny.fingerprint))
     assert {s.kind for s in tiny.sites(KINDS)} >= {"ffn", "head", "value"}
+
+
+def test_a_whole_pipeline_may_take_a_shrunk_one_s_place(tiny, tmp_path):
+    mask = random(tiny, kinds=("ffn",)).mask(ratio=0.4)
+    save(shrink(tiny, mask), tmp_path)
+    save(bake(tiny, mask), tmp_path)
+    again = load(tmp_path, **({} if tiny.family == "flux" else {"guidance": 1.0}))
+    assert weights(again) == weights(tiny) and again.fingerprint == tiny.fingerprint
