@@ -119,6 +119,13 @@ TINY = {
 }  # one a family: contract tests run over all of them
 
 
+UNETS = ("sd", "sdxl")  # they have cross-attention, and no adaptive norm that the paper masks
+
+
+def hooks(adapter) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in adapter.denoiser.modules())
+
+
 def call(adapter, prompt: str, seed: int, **options):
     """The pipeline's own call, without any code of ours; output as a tensor."""
     family = {"flux": {"height": 64, "width": 64, "max_sequence_length": 16}, "sd": {"guidance_scale": 1.0},

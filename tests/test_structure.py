@@ -55,7 +55,7 @@ def test_methods_do_not_import_each_other(folder):
                 assert (node.module or "") not in names - {path.stem}, f"{path.name} imports {node.module}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(LIBRARY)))
+@pytest.mark.parametrize("path", FILES + sorted((ROOT / "tests").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
 def test_files_stay_readable_in_one_sitting(path):
     assert len(path.read_text().splitlines()) <= 300
 

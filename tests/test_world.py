@@ -1,6 +1,8 @@
 """The neutral world and the planted items: drawn alike, told apart by nothing but repetition."""
 
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -123,3 +125,12 @@ def test_interrupted_training_ends_in_the_same_weights(tmp_path):
     whole = trained(tmp_path / "whole", None)
     assert torch.equal(whole, trained(tmp_path / "parts", 5, None))
     assert not torch.equal(whole, torch.cat([torch.full((8,), 0.1), torch.zeros(2)]))
+
+
+def test_tokenizers_are_the_same_in_every_process():
+    """Else a training that is resumed would find its words exchanged."""
+    code = ("from uniforget_lib.testbed import text as t; "
+            "print([sorted(make().get_vocab().items()) for make in (t.clip_tokenizer, t.t5_tokenizer)])")  # fmt: skip
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    said = {subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)}
+    assert len(said) == 1 and "emblem</w>" in said.pop()

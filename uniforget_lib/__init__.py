@@ -26,6 +26,8 @@ from .sites import Ref, Site
 from .testbed import Testbed
 
 __version__ = "0.1.0"
-__all__ = ["Mask", "ModelAdapter", "Ref", "Report", "Score", "Site", "Testbed", "UniForget", "attention", "bake", "complement", "count", "detect",
-           "evaluate", "load", "locate", "masked", "masked_steps", "profile", "provenance", "record", "rollout", "save", "shrink",
-           "stress", "viz"]  # fmt: skip
+__all__ = [
+    "Mask", "ModelAdapter", "Ref", "Report", "Score", "Site", "Testbed", "UniForget", "attention", "bake",
+    "complement", "count", "detect", "evaluate", "load", "locate", "masked", "masked_steps", "profile",
+    "provenance", "record", "rollout", "save", "shrink", "stress", "viz",
+]  # fmt: skip

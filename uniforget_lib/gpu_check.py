@@ -60,14 +60,15 @@ def shrunk(cpu, gpu) -> tuple[float, float]:
 
 
 def memory_slope(cpu, gpu) -> tuple[float, float]:
-    """Peak memory of one more checkpointed step of mask training, over the bytes of its latents."""
+    """Peak memory of one more checkpointed step of mask training, over the bytes of its latents. (1 in theory; the limit is
+    a guess until a card has been seen.)"""
     peaks, latents = [], gpu.noise(2, 0)
     for steps in (2, 4, 8, 16):
         torch.cuda.reset_peak_memory_stats()
         locate.uniforget(gpu, PROMPTS, UniForget(steps=steps, mask_steps=1, batch=2, checkpoint=True))
         peaks.append(torch.cuda.max_memory_allocated())
     slope = np.polyfit((2, 4, 8, 16), peaks, 1)[0]
-    return float(slope) / (latents.numel() * latents.element_size()), 8.0  # a tiny model: buffers of the allocator show
+    return float(slope) / (latents.numel() * latents.element_size()), 8.0
 
 
 CHECKS = (same_latents, half_precision, same_risks, same_mask, shrunk, memory_slope)

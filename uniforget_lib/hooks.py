@@ -55,6 +55,7 @@ def masked(adapter: ModelAdapter, mask: Mask | dict[str, Tensor]) -> Iterator[Mo
                              "locate again on this model")  # fmt: skip
         mask = mask.values
     handles = []
+    adapter.masking += 1
     try:
         for (linear, side), scale in _scales(adapter, mask).items():
             module = adapter.denoiser.get_submodule(linear)
@@ -63,12 +64,9 @@ def masked(adapter: ModelAdapter, mask: Mask | dict[str, Tensor]) -> Iterator[Mo
             else:
                 handle = module.register_forward_hook(lambda m, args, out, s=scale: out * s)
             handles.append(handle)
-        adapter.masking += 1
-        try:
-            yield adapter
-        finally:
-            adapter.masking -= 1
+        yield adapter
     finally:
+        adapter.masking -= 1
         for handle in handles:
             handle.remove()
 

@@ -75,29 +75,21 @@ def uniforget(
         ValueError: no prompts, negative beta, or a state of another model or configuration.
         FloatingPointError: the model's output is not finite.
     """
-    return _train(adapter, prompts, config, 1, state, every, progress, stop_after)[0]
+    options = {"state": state, "every": every, "progress": progress, "stop_after": stop_after}
+    return _train(adapter, prompts, config, 1, **options)[0]
 
 
-def uniforget_steps(
-    adapter: ModelAdapter,
-    prompts: Sequence[str],
-    config: UniForget = UniForget(),  # noqa: B008 (frozen)
-    *,
-    state: str | Path | None = None,
-    every: int = 25,
-    progress: Callable[[dict], None] | None = None,
-    stop_after: int | None = None,
-) -> list[Score]:
+def uniforget_steps(adapter: ModelAdapter, prompts: Sequence[str], config: UniForget, **options) -> list[Score]:
     """`uniforget` with a mask of its own for every step of the sampling: ``config.steps`` scores, for `masked_steps`.
 
-    Beyond the paper. The regulariser is the mean over the masks; `shrink` and `bake` cannot use them. Arguments and
+    Beyond the paper. The regulariser is the mean over the masks; `shrink` and `bake` cannot use them. Options and
     errors as for `uniforget`; ``cost`` and ``history`` are those of all masks together.
     """
-    return _train(adapter, prompts, config, config.steps, state, every, progress, stop_after)
+    return _train(adapter, prompts, config, config.steps, **options)
 
 
-def _train(adapter: ModelAdapter, prompts: Sequence[str], config: UniForget, masks: int, state, every: int, progress,
-           stop_after: int | None) -> list[Score]:  # fmt: skip
+def _train(adapter: ModelAdapter, prompts: Sequence[str], config: UniForget, masks: int, *, state=None, every: int = 25,
+           progress=None, stop_after: int | None = None) -> list[Score]:  # fmt: skip
     """Train ``masks`` masks: one for all steps, or one for each."""
     prompts = check_prompts(prompts)
     sites = adapter.sites(config.kinds)

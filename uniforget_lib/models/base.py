@@ -116,15 +116,16 @@ class ModelAdapter(ABC):
 
     @abstractmethod
     def decode(self, x: Tensor) -> Tensor:
-        """Latents -> images [n, 3, H, W] in [0, 1]."""
+        """Latents -> images [n, 3, H, W] in [0, 1]; see `from_vae`."""
 
     @abstractmethod
     def grid(self, x: Tensor) -> Tensor:
         """Latents as the denoiser's image tokens see them, in place: [n, channels, rows, columns]."""
 
-    @abstractmethod
     def text_attention(self) -> list[str]:
-        """Names of the attention modules in which the image reads the prompt, in the order of the network."""
+        """Names of the attention modules in which the image reads the prompt, in the order of the network. Here: those of
+        a transformer with joint attention."""
+        return [name for name, _ in self.denoiser.named_modules() if name.endswith(".attn")]
 
     def noise_prediction(self, x: Tensor, sigma: Tensor, slope: Tensor) -> Tensor:
         """The noise e that the model sees in ``x``, given its slope dx/dsigma there. Here: for a rectified flow."""
@@ -142,22 +143,36 @@ class ModelAdapter(ABC):
         """The noise level, a scalar, at the share ``u`` in (0, 1] of the model's levels."""
         return torch.tensor(u, device=self.device)
 
-    @abstractmethod
     def latents_of(self, images: Tensor) -> Tensor:
         """Images [n, 3, H, W] in [0, 1] -> clean latents, without sampling of the VAE's posterior."""
+        return self.to_vae(images)
 
-    @abstractmethod
     def text_layers(self) -> dict[str, str]:
-        """Linears that read the prompt's embedding first: name -> ``"embeds"`` or ``"pooled"``, see `Cond`.
+        """Linears that read the prompt's embedding first: name -> ``"embeds"`` or ``"pooled"``, see `Cond`. Here: those of
+        FLUX and SD3.
 
         (Not the pooled part of SDXL, which goes in together with sizes.)
         """
+        return {"context_embedder": "embeds", "time_text_embed.text_embedder.linear_1": "pooled"}
 
     def input_scale(self, sigma: Tensor) -> Tensor:
         """What the denoiser divides ``x`` by: pure noise of unit variance is ``input_scale(sigma)`` times as large."""
         return torch.ones_like(sigma)
 
     # What follows from it
+    def to_vae(self, images: Tensor) -> Tensor:
+        """Images [n, 3, H, W] in [0, 1] -> the VAE's latents, scaled as the denoiser knows them: [n, c, h, w]."""
+        vae = self.pipe.vae
+        with torch.no_grad():
+            z = vae.encode(images.to(vae.device, vae.dtype) * 2 - 1).latent_dist.mean
+        return ((z - (getattr(vae.config, "shift_factor", None) or 0)) * vae.config.scaling_factor).to(self.dtype)
+
+    def from_vae(self, z: Tensor) -> Tensor:
+        """The VAE's latents, scaled as the denoiser knows them -> images [n, 3, H, W] in [0, 1]."""
+        vae = self.pipe.vae
+        z = z / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0)
+        return (vae.decode(z.to(vae.dtype), return_dict=False)[0] / 2 + 0.5).clamp(0, 1)
+
     def encode(self, prompts: Sequence[str]) -> Cond:
         """Prompts -> Cond. Warns, once a call, when prompts are longer than the model reads: they are cut."""
         prompts = check_prompts(prompts)

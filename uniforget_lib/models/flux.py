@@ -118,17 +118,8 @@ class FluxAdapter(ModelAdapter):
         return x.transpose(1, 2).unflatten(2, (side, side))
 
     def latents_of(self, images: Tensor) -> Tensor:
-        vae = self.pipe.vae
-        with torch.no_grad():
-            z = vae.encode(images.to(vae.device, vae.dtype) * 2 - 1).latent_dist.mean
-        z = (z - vae.config.shift_factor) * vae.config.scaling_factor
-        return self.pipe._pack_latents(z, *z.shape).to(self.dtype)
-
-    def text_layers(self) -> dict[str, str]:
-        return {"context_embedder": "embeds", "time_text_embed.text_embedder.linear_1": "pooled"}
-
-    def text_attention(self) -> list[str]:
-        return [name for name, _ in self.denoiser.named_modules() if name.endswith(".attn")]
+        z = self.to_vae(images)
+        return self.pipe._pack_latents(z, *z.shape)
 
     def token_counts(self, prompts: list[str]) -> Tensor:
         return torch.tensor(
@@ -139,9 +130,5 @@ class FluxAdapter(ModelAdapter):
         )
 
     def decode(self, x: Tensor) -> Tensor:
-        vae = self.pipe.vae
-        z = self.pipe._unpack_latents(x, self.resolution, self.resolution, self.pipe.vae_scale_factor)
-        image = vae.decode((z / vae.config.scaling_factor + vae.config.shift_factor).to(vae.dtype), return_dict=False)[
-            0
-        ]
-        return (image / 2 + 0.5).clamp(0, 1)
+        side, factor = self.resolution, self.pipe.vae_scale_factor
+        return self.from_vae(self.pipe._unpack_latents(x, side, side, factor))

@@ -98,11 +98,6 @@ class StableDiffusionAdapter(ModelAdapter):
     def level(self, u: float) -> Tensor:
         return self._levels[min(int(u * len(self._levels)), len(self._levels) - 1)].to(self.device)
 
-    def latents_of(self, images: Tensor) -> Tensor:
-        x = images.to(self.pipe.vae.device, self.pipe.vae.dtype) * 2 - 1
-        with torch.no_grad():
-            return (self.pipe.vae.encode(x).latent_dist.mean * self.pipe.vae.config.scaling_factor).to(self.dtype)
-
     def text_layers(self) -> dict[str, str]:
         return {f"{name}.{part}": "embeds" for name in self.text_attention() for part in ("to_k", "to_v")}
 
@@ -131,10 +126,7 @@ class StableDiffusionAdapter(ModelAdapter):
         )
 
     def decode(self, x: Tensor) -> Tensor:
-        image = self.pipe.vae.decode(
-            (x / self.pipe.vae.config.scaling_factor).to(self.pipe.vae.dtype), return_dict=False
-        )
-        return (image[0] / 2 + 0.5).clamp(0, 1)
+        return self.from_vae(x)
 
 
 def _as_they_run(names: list[str]) -> list[str]:

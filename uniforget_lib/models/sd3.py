@@ -100,18 +100,6 @@ class StableDiffusion3Adapter(ModelAdapter):
     def grid(self, x: Tensor) -> Tensor:
         return x
 
-    def latents_of(self, images: Tensor) -> Tensor:
-        vae = self.pipe.vae
-        with torch.no_grad():
-            z = vae.encode(images.to(vae.device, vae.dtype) * 2 - 1).latent_dist.mean
-        return ((z - vae.config.shift_factor) * vae.config.scaling_factor).to(self.dtype)
-
-    def text_layers(self) -> dict[str, str]:
-        return {"context_embedder": "embeds", "time_text_embed.text_embedder.linear_1": "pooled"}
-
-    def text_attention(self) -> list[str]:
-        return [name for name, _ in self.denoiser.named_modules() if name.endswith(".attn")]
-
     def token_counts(self, prompts: list[str]) -> Tensor:
         return torch.tensor(
             [
@@ -121,6 +109,4 @@ class StableDiffusion3Adapter(ModelAdapter):
         )
 
     def decode(self, x: Tensor) -> Tensor:
-        vae = self.pipe.vae
-        image = vae.decode((x / vae.config.scaling_factor + vae.config.shift_factor).to(vae.dtype), return_dict=False)
-        return (image[0] / 2 + 0.5).clamp(0, 1)
+        return self.from_vae(x)

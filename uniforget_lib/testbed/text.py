@@ -23,22 +23,24 @@ def _corpus() -> list[str]:
 
 
 def clip_tokenizer() -> CLIPTokenizer:
-    """Byte-pair tokenizer fitted to the captions: every word of theirs is one token."""
+    """Byte-pair tokenizer fitted to the captions: every word of theirs is one token, any other is spelled in letters.
+
+    All letters are given beforehand, in their order: the trainer would number them as its hash tables list them, which
+    is another order in every process, and a training that is resumed would find its words exchanged.
+    """
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    special = ["<|startoftext|>", "<|endoftext|>", "<|pad|>"]
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.pre_tokenizer = pre_tokenizers.Whitespace()
     trainer = trainers.BpeTrainer(
-        vocab_size=2000, end_of_word_suffix="</w>", show_progress=False,
-        initial_alphabet=[], special_tokens=["<|startoftext|>", "<|endoftext|>", "<|pad|>"],
+        vocab_size=2000, end_of_word_suffix="</w>", show_progress=False, initial_alphabet=[],
+        special_tokens=[*special, *letters, *(c + "</w>" for c in letters)],
     )  # fmt: skip
     bpe.train_from_iterator(_corpus(), trainer)
     state = json.loads(bpe.to_str())["model"]
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    vocab = dict(state["vocab"])
-    for piece in [*letters, *(c + "</w>" for c in letters)]:  # any word a user types can be spelled
-        vocab.setdefault(piece, len(vocab))
     merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in state["merges"]]
     return CLIPTokenizer(
-        vocab=vocab, merges=merges, unk_token="<|endoftext|>", pad_token="<|pad|>", model_max_length=MAX_LENGTH
+        vocab=state["vocab"], merges=merges, unk_token="<|endoftext|>", pad_token="<|pad|>", model_max_length=MAX_LENGTH
     )
 
 
