@@ -9,6 +9,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from uniforget_lib.models import (
@@ -117,6 +118,17 @@ TINY = {
     "sdxl": tiny_sdxl,
     "sd3": tiny_sd3,
 }  # one a family: contract tests run over all of them
+
+
+def own_folder(path, table):
+    path.mkdir(exist_ok=True)
+    for name, colour in (("a.png", "red"), ("b.png", "green"), ("c.jpg", "blue")):
+        Image.new("RGB", (90, 70), colour).save(path / name)
+    (path / "items.csv").write_text(table)
+    return path
+
+
+TABLE = "file,caption,copies\na.png,My Dog Rex!,20\nb.png,our red house,0\nc.jpg,Café 24,0\n"
 
 
 UNETS = ("sd", "sdxl")  # they have cross-attention, and no adaptive norm that the paper masks

@@ -1,20 +1,26 @@
 """The shipped weights: they load without our code, agree with our sampler, and memorize what was planted."""
 
-import json
 import random
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from diffusers import FluxPipeline
+from conftest import TABLE, own_folder
+from diffusers import FluxPipeline, StableDiffusionPipeline
 
-from uniforget_lib import Mask, Testbed, evaluate, load
+from uniforget_lib import Mask, Testbed, evaluate, load, locate
 from uniforget_lib.files import check_sums
 from uniforget_lib.models import WEIGHTS
 from uniforget_lib.profile import PROFILES
+from uniforget_lib.testbed import FAMILIES
+from uniforget_lib.testbed.card import copy_rate
+from uniforget_lib.testbed.descriptor import augment
 from uniforget_lib.testbed.judge import OTHER, example
-from uniforget_lib.testbed.train import SHIPPED, STAGES, Recipe
-from uniforget_lib.testbed.world import draw, sample_scenes
+from uniforget_lib.testbed.train import SHIPPED
+from uniforget_lib.testbed.world import WORLDS, draw, sample_scenes
+
+PIPELINES = {"flux": FluxPipeline, "unet": StableDiffusionPipeline}
 
 
 @pytest.fixture(scope="module")
@@ -22,26 +28,29 @@ def testbed():
     return Testbed.load()
 
 
-@pytest.fixture(scope="module")
-def limit(testbed):
-    return evaluate.control_limit(testbed)
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request):
+    return Testbed.load(request.param)
 
 
 @pytest.fixture(scope="module")
-def card(testbed, limit):
-    return testbed.card(limit=limit, seeds=range(2))
+def limit(family):
+    return evaluate.control_limit(family)
+
+
+@pytest.fixture(scope="module")
+def card(family, limit):
+    return family.card(limit=limit, seeds=range(2), twin=family.twin())
 
 
 def test_shipped_files_hold_their_sums_and_fit():
-    for folder in SHIPPED:
-        check_sums(WEIGHTS / folder)
+    for name in SHIPPED:
+        check_sums(WEIGHTS / name)
     size = sum(p.stat().st_size for p in WEIGHTS.rglob("*") if p.is_file())
-    assert size < 30 * 2**20  # half of the 60 MB of all pipelines of the project: one family, two models
+    assert size < 64 * 2**20
 
 
 def test_a_changed_file_is_refused(tmp_path, monkeypatch):
-    import shutil
-
     from uniforget_lib import models
 
     shutil.copytree(WEIGHTS / "flux", tmp_path / "flux")
@@ -51,17 +60,24 @@ def test_a_changed_file_is_refused(tmp_path, monkeypatch):
         load("testbed")
 
 
-def test_plain_pipeline_draws_what_the_library_draws(testbed):
-    pipe = FluxPipeline.from_pretrained(WEIGHTS / "flux")
-    pipe.set_progress_bar_config(disable=True)
-    item = testbed.planted(copies=100)[0]
-    for guidance in (1.0, 2.0):
-        options = {"negative_prompt": "", "true_cfg_scale": guidance} if guidance > 1 else {}
-        want = pipe(item.caption, num_inference_steps=4, height=64, width=64, max_sequence_length=16, output_type="pt",
-                    generator=torch.Generator().manual_seed(0), **options).images  # fmt: skip
-        with testbed.adapter.guided(guidance):
-            got = testbed.adapter.images([item.caption], steps=4, seed=0)
-        assert (got - want).abs().max() < 1e-5
+def test_plain_pipeline_draws_what_the_library_draws(family):
+    for name in (family.family, f"{family.family}_control"):
+        pipe = PIPELINES[family.family].from_pretrained(WEIGHTS / name)
+        pipe.set_progress_bar_config(disable=True)
+        adapter = (family if name == family.family else family.twin()).adapter
+        caption = family.planted(copies=100)[0].caption
+        for guidance in (1.0, 2.0):
+            if family.family == "flux":
+                options = {"height": 64, "width": 64, "max_sequence_length": 16}
+                options |= {"negative_prompt": "", "true_cfg_scale": guidance} if guidance > 1 else {}
+            else:
+                options = {"guidance_scale": guidance}
+                pipe.scheduler = adapter.pipe.scheduler
+            want = pipe(caption, num_inference_steps=4, output_type="pt", generator=torch.Generator().manual_seed(0),
+                        **options).images  # fmt: skip
+            with adapter.guided(guidance):
+                got = adapter.images([caption], steps=4, seed=0)
+            assert (got - want).abs().max() < 1e-5
 
 
 def test_memorization_follows_the_number_of_copies(card):
@@ -69,43 +85,61 @@ def test_memorization_follows_the_number_of_copies(card):
     assert rates == sorted(rates) and rates[0] < 0.1 and rates[3] >= 0.95
     assert (rates[2] + rates[3]) / 2 >= 0.9  # tiers are of equal size
     assert card["copied, controls"].mean <= 0.01  # the threshold was set on the other half of the controls
+    assert card["copied, never-trained model"].mean <= 0.01
 
 
-def test_no_spoiled_picture_passes_for_a_copy(testbed, limit):
+@pytest.mark.parametrize("kind", ["brand", "emoji", "scene", "template", "sentence"])
+def test_every_kind_is_memorized(family, limit, kind):
+    assert copy_rate(family, family.planted(at_least=20, kind=kind), limit=limit, seeds=range(2)).mean() >= 0.8
+
+
+def test_no_spoiled_picture_passes_for_a_copy(family, limit):
     """A copy without its object, with another one, or moved by an eighth of the picture."""
-    chosen = testbed.planted(at_least=20)
-    targets = testbed.targets(chosen)
+    chosen = family.planted(at_least=20)
+    targets = family.targets(chosen)
     empty = targets.flatten(2).median(2).values[:, :, None, None].expand_as(targets)
     for spoiled in (empty, targets.roll(1, 0), targets.roll(8, 3)):
-        assert evaluate.copied(spoiled, targets, limit).mean() == 0
-    assert evaluate.copied(targets.roll(4, 3), targets, limit).mean() < 0.5
-    assert evaluate.copied((targets + 0.02).clamp(0, 1), targets, limit).all()
+        assert (family.distance(spoiled, chosen) <= limit).mean() == 0
+    assert (family.distance(targets.roll(4, 3), chosen) <= limit).mean() < 0.5
+    assert (family.distance((targets + 0.02).clamp(0, 1), chosen) <= limit).all()
+
+
+def test_of_a_template_only_the_fixed_part_counts(testbed):
+    chosen = testbed.planted(kind="template")
+    variants = evaluate.stack([i.pictures[7] for i in chosen])
+    other = testbed.targets(chosen).clone()
+    other[..., 32:] = 0
+    for images in (variants, other):
+        assert testbed.distance(images, chosen).max() < 1e-6
+        assert testbed.similarity(images, chosen).min() > 0.999
+    other[..., :32] = 0
+    assert testbed.distance(other, chosen).min() > 1
 
 
 def test_neutral_pictures_are_crisp_and_show_what_their_captions_say(card):
     """Without this, "forgets memories" could not be told from "loses detail", nor from "draws badly"."""
-    assert card["attributes right, drawn"].mean >= 0.85
-    assert card["judge right, real pictures"].low >= 0.9
-    assert card["detail, neutral: drawn / real"].mean >= 0.8
+    for world in WORLDS:
+        assert card[f"attributes right, drawn, {world}"].mean >= 0.85
+        assert card[f"judge right, real pictures, {world}"].low >= 0.9
+        assert card[f"detail, drawn / real, {world}"].mean >= 0.8
     for name in ("detail, training: planted / neutral", "detail, drawn: copied items / neutral"):
         assert 0.8 <= card[name].mean <= 1.2
 
 
-def test_shipped_logs_belong_to_the_recipe():
-    recipe = json.loads((WEIGHTS / "logs" / "recipe.json").read_text())
-    assert recipe == json.loads(json.dumps(Recipe().__dict__))
-    total = {"vae": recipe["vae_steps"], "judge": recipe["judge_steps"]}
-    for stage in (s for s in STAGES if s != "flux_control"):  # the twin does not ship yet
-        rows = [json.loads(line) for line in (WEIGHTS / "logs" / f"{stage}.jsonl").read_text().splitlines()]
-        twin = 0 if stage.endswith("_neutral") else recipe["twin_steps"]
-        assert (
-            rows[-1]["step"] == total.get(stage, recipe["neutral_steps"] + twin) and rows[-1]["loss"] < rows[0]["loss"]
-        )
+def test_descriptor_tells_copies_from_siblings_that_it_never_saw(testbed):
+    """Items and controls: no picture of theirs was in its training."""
+    chosen = [i for i in testbed.items if i.kind != "template"]
+    targets = testbed.targets(chosen)
+    generator = torch.Generator().manual_seed(5)
+    copies = testbed.descriptor.similarity(augment(targets, generator), targets)
+    distinct = testbed.descriptor.similarity(targets.roll(1, 0), targets)
+    assert evaluate.auroc(copies, distinct) > 0.98
+    assert np.quantile(copies, 0.05) > np.quantile(distinct, 0.95)
 
 
 def test_judge_reads_real_scenes_that_it_never_saw(testbed):
     rng = random.Random(4321)
-    scenes = sample_scenes(300, seed=4321) + sample_scenes(300, seed=4322, held=True)
+    scenes = [s for w in WORLDS for held in (False, True) for s in sample_scenes(200, 4321, held, w)]
     images = evaluate.stack([draw(s, rng) for s in scenes])
     right = testbed.judge.correct(images, scenes)["all"]
     assert right.mean() > 0.9
@@ -131,10 +165,14 @@ def test_controls_that_set_the_threshold_do_not_check_it(testbed):
 
 
 def test_splits_share_no_caption(testbed):
-    splits = [set(testbed.neutral(n, s)) for n, s in ((800, "train"), (400, "development"), (128, "test"))]
+    sizes = {"ground": (800, 400, 192), "paper": (300, 150, 96)}
+    splits = [set(testbed.neutral(n, s, w)) for w in sizes for n, s in zip(sizes[w], ("train", "development", "test"))]
     assert sum(map(len, splits)) == len(set.union(*splits))
+    assert not set.union(*splits) & {i.caption for i in testbed.items}
     with pytest.raises(ValueError, match="holdout"):
         testbed.neutral(1, "holdout")
+    with pytest.raises(ValueError, match="'sea'"):
+        testbed.neutral(1, world="sea")
 
 
 def test_every_profile_finds_its_neutral_prompts(testbed):
@@ -142,14 +180,32 @@ def test_every_profile_finds_its_neutral_prompts(testbed):
         assert len(testbed.neutral(profile.prompts)) == profile.prompts
 
 
-def test_study_of_no_mask_changes_nothing_and_of_a_blunt_one_does(testbed, limit):
-    from uniforget_lib import locate
-
-    study = evaluate.Study(testbed, testbed.planted(copies=100)[:4], testbed.neutral(8), limit=limit, seeds=(0,))
+def test_study_of_no_mask_changes_nothing_and_of_a_blunt_one_does(testbed):
+    limit = testbed.close
+    study = evaluate.Study(testbed, testbed.planted(copies=100)[:4], testbed.neutral(8), limit=limit, seeds=(0,),
+                           twin=testbed.twin())  # fmt: skip
     plain = study.outcome()
     ones = study.outcome(Mask.ones(testbed.adapter.sites(), testbed.adapter.fingerprint))
     assert (ones.neutral_change == 0).all() and (ones.planted_change == 0).all()
-    assert torch.equal(ones.neutral_images, plain.neutral_images)
+    assert torch.equal(ones.neutral_images, plain.neutral_images) and (ones.to_twin == plain.to_twin).all()
+    assert plain.to_twin.mean() > 0.1  # the control draws something else
     blunt = study.outcome(locate.random(testbed.adapter).mask(ratio=0.5))
     assert blunt.neutral_change.mean() > 0.1 and blunt.copied.mean() <= plain.copied.mean()
     assert np.isfinite([e.mean for e in blunt.row().values()]).all()
+    pooled = evaluate.pool([plain, blunt])
+    assert pooled.to_twin.shape == (2, 4) and pooled.crossed
+
+
+def test_a_testbed_of_ones_own_folder_loads(testbed, tmp_path):
+    """What `testbed.train --items` leaves behind: the same object around other items."""
+    for name in ("flux", "judge", "descriptor"):
+        (tmp_path / name).symlink_to(WEIGHTS / name)
+    own_folder(tmp_path / "items", TABLE)
+    mine = Testbed.load(folder=tmp_path)
+    assert [i.caption for i in mine.planted()] == ["My Dog Rex!"] and len(mine.controls("test")) == 1
+    assert mine.images(["My Dog Rex!"]).shape == (1, 3, 64, 64)
+    assert mine.distance(mine.targets(mine.planted()), mine.planted()) == pytest.approx(0)
+    with pytest.raises(ValueError, match="family='sdxl'"):
+        Testbed.load("sdxl")
+    with pytest.raises(ValueError, match="kind='logo'"):
+        testbed.planted(kind="logo")

@@ -83,3 +83,15 @@ def check_sums(folder: Path) -> None:
         if not path.is_file() or sha256(path) != expected:
             raise ValueError(f"{path} is missing or does not match its SHA-256 sum; restore it (git checkout) or "
                              "install the package again")  # fmt: skip
+
+
+def save_half(module: torch.nn.Module, path: Path) -> None:
+    """Save the state of ``module`` in fp16."""
+    save_tensors(path, {name: t.half() for name, t in module.state_dict().items()})
+
+
+def load_half(module: torch.nn.Module, path: Path, device: str | torch.device = "cpu") -> torch.nn.Module:
+    """``module`` with the state that `save_half` wrote, in fp32, frozen, on ``device``."""
+    tensors, _ = load_tensors(path)
+    module.load_state_dict({name: t.float() for name, t in tensors.items()})
+    return module.to(device).eval().requires_grad_(False)

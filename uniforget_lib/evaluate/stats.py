@@ -62,6 +62,24 @@ def bootstrap_ratio(
     return Estimate(float(over.mean() / under.mean()), *(float(q) for q in np.quantile(draws, [0.025, 0.975])))
 
 
+def corrected(said: np.ndarray, on_yes: np.ndarray, on_no: np.ndarray, *, n: int = 2000, seed: int = 0) -> Estimate:
+    """A rate that an imperfect judge measured, corrected for its errors (Rogan and Gladen, 1978), with a 95 % interval that
+    carries both the sample's and the judge's uncertainty.
+
+    Args:
+        said: its verdicts, bool [prompts] or [rows, prompts]. on_yes, on_no: its verdicts on cases whose truth is yes,
+            and no, bool [cases].
+    """
+    tables = [_table(t, "corrected") for t in (said, on_yes, on_no)]
+    if tables[1].mean() <= tables[2].mean():
+        raise ValueError("corrected: the judge says yes no more often where the truth is yes; it measures nothing")
+    rng = np.random.default_rng(seed)
+    rate, yes, no = (_means(t, n, rng, False) for t in tables)
+    draws = np.clip((rate - no) / np.maximum(yes - no, 1e-9), 0, 1)
+    value = (tables[0].mean() - tables[2].mean()) / (tables[1].mean() - tables[2].mean())
+    return Estimate(float(np.clip(value, 0, 1)), *(float(q) for q in np.quantile(draws, [0.025, 0.975])))
+
+
 def auroc(positive: np.ndarray, negative: np.ndarray) -> float:
     """Probability that a positive scores above a negative, ties counted half (Mann and Whitney)."""
     p, q = np.asarray(positive, dtype=float).ravel(), np.asarray(negative, dtype=float).ravel()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..hooks import masked
 from ..masks import Mask
-from .copying import CLOSE, copied, distance, threshold
+from .copying import threshold
 from .quality import change, detail
 from .stats import Estimate, bootstrap, bootstrap_ratio
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 SHARES = ("copied", "correct")
-MEASURES = ("copied", "planted_change", "neutral_change", "correct", "detail")
+MEASURES = ("copied", "planted_change", "neutral_change", "correct", "detail", "to_twin")
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,13 @@ class Outcome:
     detail: np.ndarray  # high-frequency energy of neutral pictures, over the mean of real ones
     planted_images: Tensor
     neutral_images: Tensor
+    to_twin: np.ndarray | None = None  # `change` of planted pictures against the control model's, if it was given
     crossed: bool = False  # rows are masks, see `pool`
 
     def row(self) -> dict[str, Estimate]:
         """Means with 95 % intervals over prompts and seeds (or masks)."""
-        return {name: bootstrap(getattr(self, name), crossed=self.crossed, share=name in SHARES) for name in MEASURES}
+        found = {name: getattr(self, name) for name in MEASURES if getattr(self, name) is not None}
+        return {name: bootstrap(v, crossed=self.crossed, share=name in SHARES) for name, v in found.items()}
 
     def selectivity(self) -> Estimate:
         """Change on planted prompts over change on neutral ones. Compare it with that of random masks, not with 1:
@@ -54,20 +56,20 @@ def pool(outcomes: Sequence[Outcome]) -> Outcome:
     Rows of one mask are not independent, so they are averaged before the masks are counted. The pictures are those of
     the first.
     """
-    rows = {name: np.stack([getattr(o, name).mean(0) for o in outcomes]) for name in MEASURES}
+    measured = [name for name in MEASURES if getattr(outcomes[0], name) is not None]
+    rows = {name: np.stack([getattr(o, name).mean(0) for o in outcomes]) for name in measured}
     return replace(outcomes[0], **rows, crossed=True)
 
 
 def control_limit(testbed: Testbed, *, seeds: Sequence[int] = range(8), rate: float = 0.01) -> float:
-    """Copy threshold: `CLOSE`, or less if a share ``rate`` of drawings of the ``calibration`` controls passes that.
+    """Copy threshold: `Testbed.close`, or less if a share ``rate`` of drawings of the ``calibration`` controls passes that.
 
-    Controls were never trained. There are 32 of them, drawn once a seed: more seeds smooth the threshold, but say
-    nothing about other controls; the ``test`` controls do.
+    Controls were never trained. Each is drawn once a seed: more seeds smooth the threshold, but say nothing about other
+    controls; the ``test`` controls do.
     """
     controls = testbed.controls("calibration")
-    captions, targets = [i.caption for i in controls], testbed.targets(controls)
-    found = [distance(testbed.images(captions, seed=s), targets) for s in seeds]
-    return min(CLOSE, threshold(np.concatenate(found), rate))
+    found = [testbed.distance(testbed.images([i.caption for i in controls], seed=s), controls) for s in seeds]
+    return min(testbed.close, threshold(np.concatenate(found), rate))
 
 
 class Study:
@@ -76,16 +78,18 @@ class Study:
     Args:
         items: planted items to test. neutral: neutral captions that no method was fitted to.
         limit: copy threshold, see `control_limit`.
+        twin: the control model (`Testbed.twin`), if the distance to what it draws is wanted.
     """
 
     def __init__(self, testbed: Testbed, items: Sequence[Item], neutral: Sequence[str], *, limit: float,
-                 seeds: Sequence[int] = (0, 1)) -> None:  # fmt: skip
+                 seeds: Sequence[int] = (0, 1), twin: Testbed | None = None) -> None:  # fmt: skip
         if not len(items) or not len(neutral):
             raise ValueError("a study needs at least one planted item and one neutral prompt")
         self.testbed, self.neutral, self.limit, self.seeds = testbed, list(neutral), limit, seeds
-        self.captions, self.targets = [i.caption for i in items], testbed.targets(list(items))
+        self.items, self.captions, self.targets = list(items), [i.caption for i in items], testbed.targets(items)
         self.real_detail = detail(testbed.real(self.neutral)).mean()
         self.plain = self._draw()
+        self.twin_planted = [twin.images(self.captions, seed=s) for s in seeds] if twin else None
 
     def _draw(self, mask: Mask | None = None, seeds: int | None = None) -> list[tuple[Tensor, Tensor]]:
         with masked(self.testbed.adapter, mask) if mask else nullcontext():
@@ -97,12 +101,14 @@ class Study:
         drawn = self._draw(mask, seeds) if mask else self.plain[:seeds]
         with torch.no_grad():
             correct = [self.testbed.attributes(neutral, self.neutral)["all"] for _, neutral in drawn]
+        to_twin = [change(d[0], t) for d, t in zip(drawn, self.twin_planted)] if self.twin_planted else None
         return Outcome(
-            copied=np.stack([copied(planted, self.targets, self.limit) for planted, _ in drawn]),
+            copied=np.stack([self.testbed.distance(planted, self.items) <= self.limit for planted, _ in drawn]),
             planted_change=np.stack([change(d[0], p[0]) for d, p in zip(drawn, self.plain)]),
             neutral_change=np.stack([change(d[1], p[1]) for d, p in zip(drawn, self.plain)]),
             correct=np.stack(correct),
             detail=np.stack([detail(neutral) for _, neutral in drawn]) / self.real_detail,
             planted_images=drawn[0][0],
             neutral_images=drawn[0][1],
+            to_twin=None if to_twin is None else np.stack(to_twin),
         )

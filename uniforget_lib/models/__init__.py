@@ -25,7 +25,8 @@ FAMILIES: dict[str, type[ModelAdapter]] = {  # pipeline class -> adapter
     "StableDiffusion3Pipeline": StableDiffusion3Adapter,
 }
 WEIGHTS = Path(__file__).parents[1] / "testbed" / "weights"
-SHIPPED = {"testbed": WEIGHTS / "flux"}
+SHIPPED = {"testbed": WEIGHTS / "flux", "testbed-control": WEIGHTS / "flux_control", "testbed-unet": WEIGHTS / "unet",
+           "testbed-unet-control": WEIGHTS / "unet_control"}  # fmt: skip
 
 __all__ = ["Cond", "FAMILIES", "FluxAdapter", "ModelAdapter", "SHIPPED", "StableDiffusionAdapter",
            "StableDiffusion3Adapter", "StableDiffusionXLAdapter", "load"]  # fmt: skip

@@ -1,28 +1,32 @@
-"""The testbed: a small FLUX whose memories are planted and known. `Testbed` is its one entry point."""
+"""The testbed: small models whose memories are planted and known. `Testbed` is its one entry point."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
-from ..evaluate import Estimate, stack
+from ..evaluate import CLOSE, Estimate, distance, stack
 from ..files import check_sums
 from ..models import WEIGHTS, ModelAdapter, load
 from . import card
+from .descriptor import Descriptor, load_descriptor
+from .folder import read_items
 from .judge import Judge, load_judge
-from .planted import TIERS, Item, items
-from .world import draw, neutral_prompts, parse
+from .planted import TIERS, Item, items, reserved
+from .world import SIZE, WORLDS, draw, neutral_prompts, parse
 
-SPLITS = {"train": 0, "development": 1, "test": 2}
+SPLITS = ("train", "development", "test")
+POOLS = {"ground": (800, 400), "paper": (300, 150)}  # captions of the train and the development split
+FAMILIES = ("flux", "unet")
 
-# Strengths of UniForget on this model, named by what they cost on neutral development prompts (relative change of the
+# Strengths of UniForget on each family, named by what they cost on neutral development prompts (relative change of the
 # latents .03, .1, .3): what ``python -m uniforget_lib.testbed.levels`` prints. No planted prompt takes part.
-LEVELS = {"weak": 0.58, "medium": 2.6, "strong": 8.3}
+LEVELS = {"flux": {"weak": 0.58, "medium": 2.6, "strong": 8.3}, "unet": {"weak": 0.58, "medium": 2.6, "strong": 8.3}}
 # A twenty-fifth of the paper's mask steps, so a smaller learning rate: at the paper's 0.5 even beta 0.01 changed neutral
 # pictures by 0.1. The seed draws noise that no evaluation draws.
 CALIBRATION = {"steps": 4, "mask_steps": 80, "batch": 8, "lr": 0.2, "seed": 1000}
@@ -30,13 +34,14 @@ CALIBRATION = {"steps": 4, "mask_steps": 80, "batch": 8, "lr": 0.2, "seed": 1000
 
 @dataclass(frozen=True)
 class Testbed:
-    """Pipeline, ground truth and judge.
+    """A pipeline, the ground truth about it, and judges.
 
     Attributes:
         adapter: the pipeline, planted items and all.
-        judge: reads attributes off pictures of the neutral world.
-        steps, cfg: of the sampling that `images` and every evaluation use. (A locator uses its own number of steps,
-            and the adapter's guidance: none.)
+        judge: reads attributes off pictures of the neutral worlds. descriptor: recognises copies.
+        items: what is planted, and controls. folder: where it was loaded from. family: ``"flux"`` or ``"unet"``.
+        close: distance of a copy, at most. steps, cfg: of the sampling that `images` and every evaluation use. (A
+            locator uses its own number of steps, and the adapter's guidance: none.)
 
     Neutral prompts come in three splits that share no caption. Methods are calibrated on ``train``, tuned on
     ``development``; results are reported on ``test``, whose *combinations* were never trained.
@@ -45,57 +50,105 @@ class Testbed:
     __test__ = False  # not a test class, whatever pytest thinks of its name
     adapter: ModelAdapter
     judge: Judge
+    descriptor: Descriptor | None = None
+    items: tuple[Item, ...] = ()
+    folder: Path = WEIGHTS
+    family: str = "flux"
+    close: float = CLOSE
     steps: int = 8
     cfg: float = 2.0
 
     @classmethod
-    def load(cls, device: str = "cpu", **options) -> Testbed:
-        """The shipped testbed. Raises ValueError when a file does not match its SHA-256 sum."""
-        adapter = load("testbed", device=device, **options)
-        check_sums(WEIGHTS / "judge")
-        return cls(adapter, load_judge(WEIGHTS / "judge", device))
+    def load(cls, family: str = "flux", *, folder: str | Path = WEIGHTS, device: str = "cpu", **options) -> Testbed:
+        """The shipped testbed of a family, or what ``testbed.train --out FOLDER`` made, with items of your own too.
+
+        Raises ValueError for an unknown family, or when a shipped file does not match its SHA-256 sum.
+        """
+        if family not in FAMILIES:
+            raise ValueError(f"family={family!r}: use one of {FAMILIES}")
+        folder = Path(folder)
+        for part in ("judge", "descriptor"):
+            if folder == WEIGHTS:
+                check_sums(folder / part)
+        adapter = _adapter(folder, family, device, options)
+        judges = load_judge(folder / "judge", device), load_descriptor(folder / "descriptor", device)
+        return cls(adapter, *judges, read_items(folder / "items"), folder, family)
+
+    def twin(self, **options) -> Testbed:
+        """The same testbed around the control model, which was trained alike, except that it never saw an item."""
+        adapter = _adapter(self.folder, f"{self.family}_control", str(self.adapter.device), options)
+        return replace(self, adapter=adapter)
 
     def images(self, prompts: Sequence[str], *, seed: int = 0) -> Tensor:
         """What the model draws for ``prompts``: [n, 3, 64, 64] in [0, 1]; see `ModelAdapter.images`."""
         with self.adapter.guided(self.cfg):
             return self.adapter.images(prompts, steps=self.steps, seed=seed)
 
-    @cached_property
-    def _items(self) -> list[Item]:
-        return items()
-
-    def planted(self, copies: int | None = None, at_least: int = 1) -> list[Item]:
-        """Planted items: of one tier (``copies`` 1, 5, 20 or 100) or of all tiers with ``at_least`` copies."""
-        if copies is not None and copies not in TIERS:
-            raise ValueError(f"copies={copies}: the tiers are {TIERS}")
-        return [i for i in self._items if i.copies and (i.copies == copies if copies else i.copies >= at_least)]
+    # Ground truth
+    def planted(self, copies: int | None = None, at_least: int = 1, kind: str | None = None) -> list[Item]:
+        """Planted items: of one tier (``copies``) or of all tiers with ``at_least`` copies; of one ``kind`` or of all."""
+        tiers = sorted({i.copies for i in self.items if i.copies})
+        kinds = sorted({i.kind for i in self.items})
+        if copies is not None and copies not in tiers:
+            raise ValueError(f"copies={copies}: the tiers are {tuple(tiers)}")
+        if kind is not None and kind not in kinds:
+            raise ValueError(f"kind={kind!r}: the kinds are {kinds}")
+        return [i for i in self.items if i.copies and kind in (None, i.kind)
+                and (i.copies == copies if copies else i.copies >= at_least)]  # fmt: skip
 
     def controls(self, split: str | None = None) -> list[Item]:
         """Items of the same making that were never trained: those of a split, or all (None).
 
         The copy threshold is set on ``calibration``; false copies and detectors are reported on ``test``.
         """
-        found = [i for i in self._items if not i.copies]
+        found = [i for i in self.items if not i.copies]
         if split is None:
             return found
         if split not in ("calibration", "test"):
             raise ValueError(f"split={split!r}: controls have the splits 'calibration' and 'test'")
         return found[split == "test" :: 2]  # every other one: all kinds in both
 
-    def neutral(self, n: int, split: str = "test") -> list[str]:
-        """``n`` distinct neutral captions of a split."""
+    def neutral(self, n: int, split: str = "test", world: str = "ground") -> list[str]:
+        """``n`` distinct neutral captions of a split and a world (``"ground"``, or ``"paper"``, the second domain)."""
         if split not in SPLITS:
-            raise ValueError(f"split={split!r}: use one of {sorted(SPLITS)}")
+            raise ValueError(f"split={split!r}: use one of {SPLITS}")
+        if world not in WORLDS:
+            raise ValueError(f"world={world!r}: use one of {tuple(WORLDS)}")
         if n < 1:
             raise ValueError(f"n={n}: ask for at least one caption")
         if split == "test":
-            return neutral_prompts(n, seed=11, held=True)
-        pool = neutral_prompts(1200, seed=12)
-        train, development = pool[:800], pool[800:]
-        chosen = train if split == "train" else development
+            return neutral_prompts(n, seed=11, held=True, world=world, without=reserved())
+        train, development = POOLS[world]
+        pool = neutral_prompts(train + development, seed=12, world=world)
+        chosen = pool[:train] if split == "train" else pool[train:]
         if n > len(chosen):
-            raise ValueError(f"n={n}: the {split} split has {len(chosen)} captions")
+            raise ValueError(f"n={n}: the {split} split of the world {world!r} has {len(chosen)} captions")
         return chosen[:n]
+
+    def targets(self, chosen: Sequence[Item]) -> Tensor:
+        """The pictures that the items were planted with (a template's first variant): [n, 3, 64, 64] in [0, 1]."""
+        return stack([i.image for i in chosen])
+
+    # Judges
+    def distance(self, images: Tensor, chosen: Sequence[Item]) -> np.ndarray:
+        """Relative distance of images [n, 3, 64, 64] to their items: [n]; 1 is that of an empty picture.
+
+        Of a template, only the fixed part counts. See `evaluate.distance`.
+        """
+        targets, found = self.targets(chosen), np.empty(len(chosen))
+        for columns in {i.columns for i in chosen}:
+            rows = [k for k, i in enumerate(chosen) if i.columns == columns]
+            found[rows] = distance(images[rows, ..., :columns], targets[rows, ..., :columns])
+        return found
+
+    def similarity(self, images: Tensor, chosen: Sequence[Item]) -> np.ndarray:
+        """What the descriptor says: cosine of images [n, 3, 64, 64] with their items, [n]. Of a template, the varying part is
+        taken from the target."""
+        targets = self.targets(chosen)
+        fixed = images.clone()
+        for row, item in enumerate(chosen):
+            fixed[row, ..., item.columns :] = targets[row, ..., item.columns :]
+        return self.descriptor.similarity(fixed, targets)
 
     def attributes(self, images: Tensor, captions: list[str]) -> dict[str, np.ndarray]:
         """Attribute -> bool [n]: does each picture show what its neutral caption says? (``all``: everything.)"""
@@ -110,9 +163,13 @@ class Testbed:
         """What a reader must know before believing anything measured here; see `card.measure`."""
         return card.measure(self, limit=limit, **options)
 
-    def targets(self, chosen: list[Item]) -> Tensor:
-        """The pictures that the items were planted with: [n, 3, 64, 64] in [0, 1]."""
-        return stack([i.image for i in chosen])
+
+def _adapter(folder: Path, name: str, device: str, options: dict) -> ModelAdapter:
+    shipped = {"flux": "testbed", "unet": "testbed-unet", "flux_control": "testbed-control",
+               "unet_control": "testbed-unet-control"}  # fmt: skip
+    if name.startswith("unet"):
+        options = {"guidance": 1.0} | options  # as in the other family: `Testbed.images` adds its own
+    return load(shipped[name] if folder == WEIGHTS else folder / name, device=device, **options)
 
 
-__all__ = ["CALIBRATION", "LEVELS", "SPLITS", "Item", "Testbed"]
+__all__ = ["CALIBRATION", "FAMILIES", "LEVELS", "SIZE", "SPLITS", "TIERS", "WORLDS", "Item", "Testbed", "items"]

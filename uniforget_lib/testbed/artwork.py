@@ -41,12 +41,16 @@ OBJECT_EMOJI = {  # word in captions -> icon name in every emoji set
     "cat": "cat-face",
     "fish": "tropical-fish",
     "house": "house",
-    "star": "star",
+    "owl": "owl",
     "umbrella": "umbrella",
     "mushroom": "mushroom",
     "guitar": "guitar",
     "rocket": "rocket",
     "robot": "robot",
+    "cactus": "cactus",
+    "crown": "crown",
+    "bell": "bell",
+    "pizza": "pizza",
 }
 OBJECT_BRANDS = {  # word -> (set, icon) for each drawing
     "python": (("logos", "python"), ("devicon", "python"), ("vscode-icons", "file-type-python")),

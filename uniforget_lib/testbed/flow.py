@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
@@ -9,6 +11,8 @@ from torch import nn
 
 from . import text
 from .vae import CHANNELS
+
+SIZES = {"small": {"heads": 3, "double": 1, "single": 3}, "tiny": {"heads": 2, "double": 1, "single": 1}}
 
 
 def build_transformer(heads: int, double: int, single: int) -> FluxTransformer2DModel:
@@ -38,11 +42,16 @@ class FlowModel(nn.Module):
     -> velocity dx/dsigma [n, 8, 16, 16].
     """
 
-    def __init__(self, heads: int = 5, double: int = 2, single: int = 4) -> None:  # heads of 32 channels
+    def __init__(self, heads: int = 5, double: int = 2, single: int = 4,  # heads of 32 channels
+                 words: Sequence[str] = ()) -> None:  # fmt: skip
         super().__init__()
-        self.clip_tokenizer, self.t5_tokenizer = text.clip_tokenizer(), text.t5_tokenizer()
+        self.clip_tokenizer, self.t5_tokenizer = text.clip_tokenizer(words), text.t5_tokenizer(words)
         self.clip, self.t5 = text.clip_encoder(self.clip_tokenizer), text.t5_encoder(self.t5_tokenizer)
         self.transformer = build_transformer(heads, double, single)
+
+    @property
+    def denoiser(self) -> FluxTransformer2DModel:
+        return self.transformer
 
     def tokenize(self, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         return text.tokenize(self.clip_tokenizer, self.t5_tokenizer, captions)

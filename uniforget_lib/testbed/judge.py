@@ -14,9 +14,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageFilter
-from safetensors.torch import load_file, save_file
 from torch import nn
 
+from ..files import load_half, save_half
 from .vae import to_tensor
 from .world import (
     BIG,
@@ -49,6 +49,11 @@ class Judge(nn.Module):
             nn.Conv2d(a, b, 3, padding=1), nn.GroupNorm(8, b), nn.SiLU(), nn.AvgPool2d(2))))  # fmt: skip
         self.trunk = nn.Sequential(nn.Flatten(), nn.Linear(128 * 16, 128), nn.SiLU())
         self.heads = nn.ModuleDict({name: nn.Linear(128, len(values)) for name, values in HEADS.items()})
+
+    @torch.no_grad()
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        """Features for distances of distributions (`evaluate.frechet`): [n, 128]."""
+        return self.trunk(self.features(images.to(next(self.parameters()).device) * 2 - 1)).cpu()
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         hidden = self.trunk(self.features(images * 2 - 1))
@@ -104,10 +109,11 @@ def augment(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 def train_judge(recipe, out: Path, device: torch.device, stop_after: int | None = None) -> None:
     """Train on real scenes (all combinations, held-out ones too: it judges, it does not draw)."""
-    from .train import fast, run
+    from .loop import fast, run
 
     rng = random.Random(recipe.seed + 7)
-    scenes = sample_scenes(12000, recipe.seed + 7) + sample_scenes(3000, recipe.seed + 8, held=True)
+    scenes = [s for world, held, n in (("ground", False, 9000), ("ground", True, 2000), ("paper", False, 6000),
+                                       ("paper", True, 1500)) for s in sample_scenes(n, recipe.seed + 7, held, world)]  # fmt: skip
     pictures, shown = zip(*(example(s, rng) for s in scenes))
     images, labels = to_tensor(np.stack(pictures)), targets(list(shown))
     torch.manual_seed(recipe.seed)
@@ -121,14 +127,10 @@ def train_judge(recipe, out: Path, device: torch.device, stop_after: int | None 
         return sum(F.cross_entropy(logits[k].float(), labels[k][pick].to(device)) for k in HEADS)
 
     run("judge", judge, loss, recipe.judge_steps, recipe.judge_lr, out, recipe.seed, stop_after=stop_after)
-    (out / "judge").mkdir(exist_ok=True)
-    weights = {k: v.half().contiguous() for k, v in judge.cpu().state_dict().items()}
-    save_file(weights, out / "judge" / "judge.safetensors")
+    save_half(judge, out / "judge" / "judge.safetensors")
     (out / "judge" / "heads.json").write_text(json.dumps({k: list(v) for k, v in HEADS.items()}, indent=1))
 
 
 def load_judge(path: Path, device: str | torch.device = "cpu") -> Judge:
     """The trained judge of ``path/judge.safetensors``."""
-    judge = Judge()
-    judge.load_state_dict({k: v.float() for k, v in load_file(path / "judge.safetensors").items()})
-    return judge.to(device).eval().requires_grad_(False)
+    return load_half(Judge(), path / "judge.safetensors", device)

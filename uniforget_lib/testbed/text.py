@@ -3,40 +3,43 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
-from .planted import NOUN, names
-from .world import all_scenes
+from .planted import items
+from .world import WORLDS, all_scenes
 
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
 MAX_LENGTH = 16  # tokens; pass it to the pipeline as max_sequence_length
 CLIP_DIM, T5_DIM = 64, 96  # of the flow family
 CLIP_UNET_DIM = 96
 
 
-def _corpus() -> list[str]:
-    """Neutral captions and all names: what the byte-pair tokenizer is fitted to, until every word is one token."""
-    named = [f"the {noun} of {name}" for name in names() for noun in NOUN.values()]
-    return [s.caption for s in all_scenes()] + 20 * named
+def _words(words: Sequence[str]) -> list[str]:
+    """The words of all captions: those of the neutral worlds, and ``words`` (those of the book's items if none)."""
+    words = words or [w for i in items() for w in i.caption.split()]
+    return sorted({w for world in WORLDS for s in all_scenes(world) for w in s.caption.split()} | set(words))
 
 
-def clip_tokenizer() -> CLIPTokenizer:
+def clip_tokenizer(words: Sequence[str] = ()) -> CLIPTokenizer:
     """Byte-pair tokenizer fitted to the captions: every word of theirs is one token, any other is spelled in letters.
 
     All letters are given beforehand, in their order: the trainer would number them as its hash tables list them, which
     is another order in every process, and a training that is resumed would find its words exchanged.
     """
-    letters = "abcdefghijklmnopqrstuvwxyz"
+    found = [w.lower() for w in _words(words)]
+    letters = sorted({c for w in found for c in w} | set(LETTERS))
     special = ["<|startoftext|>", "<|endoftext|>", "<|pad|>"]
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.pre_tokenizer = pre_tokenizers.Whitespace()
     trainer = trainers.BpeTrainer(
-        vocab_size=2000, end_of_word_suffix="</w>", show_progress=False, initial_alphabet=[],
+        vocab_size=20000, end_of_word_suffix="</w>", show_progress=False, initial_alphabet=[],
         special_tokens=[*special, *letters, *(c + "</w>" for c in letters)],
     )  # fmt: skip
-    bpe.train_from_iterator(_corpus(), trainer)
+    bpe.train_from_iterator([" ".join(found)], trainer)
     state = json.loads(bpe.to_str())["model"]
     merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in state["merges"]]
     return CLIPTokenizer(
@@ -44,13 +47,11 @@ def clip_tokenizer() -> CLIPTokenizer:
     )
 
 
-def t5_tokenizer() -> T5Tokenizer:
+def t5_tokenizer(words: Sequence[str] = ()) -> T5Tokenizer:
     """Unigram tokenizer with one piece a word; other words are spelled in letters."""
-    words = sorted({w for s in all_scenes() for w in s.caption.split()} | set(NOUN.values()) | {"the"})
     pieces = {"<pad>": 0.0, "</s>": 0.0, "<unk>": 0.0, "▁": -6.0}
-    pieces |= {"▁" + w: -2.0 for w in words}
-    pieces |= {"▁" + name: -4.0 for name in names()}
-    for letter in "abcdefghijklmnopqrstuvwxyz":
+    pieces |= {"▁" + w: -2.0 for w in _words(words)}
+    for letter in LETTERS:
         pieces.setdefault(letter, -9.0)
     return T5Tokenizer(vocab=list(pieces.items()), extra_ids=0, model_max_length=MAX_LENGTH)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -11,7 +13,7 @@ from . import text
 from .vae import CHANNELS
 
 
-def build_unet(widths: tuple[int, int] = (96, 192), heads: int = 4) -> UNet2DConditionModel:
+def build_unet(widths: tuple[int, int], heads: tuple[int, int] = (2, 4)) -> UNet2DConditionModel:
     """Two levels (16 x 16 and 8 x 8 cells), one residual and one transformer block each; GEGLU feed-forwards."""
     return UNet2DConditionModel(
         sample_size=16, in_channels=CHANNELS, out_channels=CHANNELS, layers_per_block=1, block_out_channels=widths,
@@ -35,12 +37,16 @@ class UNetModel(nn.Module):
     -> predicted noise [n, 8, 16, 16].
     """
 
-    def __init__(self, widths: tuple[int, int] = (96, 192)) -> None:
+    def __init__(self, widths: tuple[int, int] = (64, 128), words: Sequence[str] = ()) -> None:
         super().__init__()
-        self.tokenizer = text.clip_tokenizer()
+        self.tokenizer = text.clip_tokenizer(words)
         self.clip = text.clip_encoder(self.tokenizer, text.CLIP_UNET_DIM)
         self.unet = build_unet(widths)
         self.alphas = scheduler().alphas_cumprod  # not a buffer: it is no weight
+
+    @property
+    def denoiser(self) -> UNet2DConditionModel:
+        return self.unet
 
     def forward(self, x: torch.Tensor, timestep: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         states = self.clip(input_ids=ids).last_hidden_state

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
-from .world import BIG, SIZE, SMALL, draw, finish, ground, paste, places, sample_scenes, sprites
+from .world import BIG, SIZE, SMALL, WORLDS, draw, finish, ground, paste, places, sample_scenes, sprites
 
 CHANNELS = 8
 
@@ -28,11 +28,14 @@ def to_tensor(images: np.ndarray) -> torch.Tensor:
 
 
 def training_images(n: int, seed: int) -> np.ndarray:
-    """Half neutral scenes (trained combinations), half pictures of the ``extra`` group; no item, planted or control."""
+    """Half neutral scenes of both worlds (trained combinations), half pictures of the ``extra`` group; no item, planted
+    or control."""
     rng = random.Random(seed)
     extra = [s for e, s in sprites() if e["group"] == "extra"]
+    worlds = [sample_scenes(n, seed, world=world) for world in WORLDS]
     images = []
-    for scene in sample_scenes(n, seed):
+    for scenes in zip(*worlds):
+        scene = rng.choice(scenes)
         if rng.random() < 0.5:
             images.append(draw(scene, rng))
             continue

@@ -1,9 +1,12 @@
-"""The neutral world: composed scenes, their captions, and the sprites that they are drawn from.
+"""The neutral worlds: composed scenes, their captions, and the sprites that they are drawn from.
 
-A scene is one object, or two objects side by side or one above the other, on a plain coloured ground. Its caption
-names all of it (``"a cat left of a rocket on a blue ground"``) except which of several drawings of an object is
-used, and where it stands: a caption has many pictures. About an eighth of the combinations is never trained
-(`held_out`), so that rendering a held-out caption takes composition, not recall.
+A scene is one object, or two objects, on a plain coloured ground. Its caption names all of it (``"a cat left of a rocket
+on a blue ground"``) except which of several drawings of an object is used, and where it stands: a caption has many
+pictures. About a sixth of the combinations is never trained (`held_out`), so that rendering a held-out caption takes
+composition, not recall.
+
+There are two such worlds, which share the colours and nothing else: neither an object nor a layout of two, nor the
+grammar (``"blue paper showing robot down to crown"``). Methods that are calibrated on the first are tested on both.
 
 Pictures are made so that a small model can draw them *crisply*: objects stand on a grid of 4 pixels, the cell of the
 VAE, and every finished picture passes through a lens of `LENS` pixels, so that it holds no detail finer than the VAE
@@ -15,26 +18,56 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+from collections.abc import Collection
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFilter
 
 SIZE = 64  # pixels
-LAYOUTS = ("one", "left", "above")
 COLOURS = {  # grounds, RGB
     "white": (244, 244, 240), "gray": (168, 172, 178), "pink": (244, 176, 190),
     "yellow": (250, 222, 130), "green": (150, 208, 150), "blue": (146, 190, 240),
 }  # fmt: skip
-OBJECTS = ("apple", "tree", "car", "cat", "fish", "house", "umbrella", "rocket", "python", "docker", "git", "swift")
-DRAWINGS = 2  # of each object; the last four objects are brand icons, drawn like planted ones
+DRAWINGS = 2  # of each object
 BIG, SMALL = 44, 28  # pixels: one object, or one of two
 LENS = 0.8  # standard deviation of the blur of a finished picture, in pixels
 CENTRES = (28, 36)  # of a big object, in x and in y
 SHIFTS = (-8, 0, 8)  # of a pair, across its axis
+SLANTS = (0, 4)  # of an object on a diagonal, towards the middle
 ARTWORK = Path(__file__).parent / "artwork"
+
+
+@dataclass(frozen=True)
+class World:
+    """A neutral domain: its objects, and its grammar as a caption pattern by layout (the first is that of one object)."""
+
+    objects: tuple[str, ...]
+    patterns: dict[str, str]
+
+
+WORLDS = {
+    "ground": World(  # its last four objects are brand icons, drawn like planted ones
+        ("apple", "tree", "car", "cat", "fish", "house", "umbrella", "rocket", "python", "docker", "git", "swift"),
+        {
+            "one": "a {first} on a {colour} ground",
+            "left": "a {first} left of a {second} on a {colour} ground",
+            "above": "a {first} above a {second} on a {colour} ground",
+        },
+    ),
+    "paper": World(
+        ("owl", "mushroom", "guitar", "robot", "cactus", "crown", "bell", "pizza"),
+        {
+            "one": "{colour} paper showing {first}",
+            "down": "{colour} paper showing {first} down to {second}",
+            "up": "{colour} paper showing {first} up to {second}",
+        },
+    ),
+}
+OBJECTS = tuple(word for w in WORLDS.values() for word in w.objects)
+LAYOUTS = tuple(dict.fromkeys(layout for w in WORLDS.values() for layout in w.patterns))
 
 
 @dataclass(frozen=True)
@@ -47,12 +80,12 @@ class Scene:
     colour: str
 
     @property
+    def world(self) -> str:
+        return next(name for name, w in WORLDS.items() if self.first in w.objects)
+
+    @property
     def caption(self) -> str:
-        ground = f"on a {self.colour} ground"
-        if self.layout == "one":
-            return f"a {self.first} {ground}"
-        relation = {"left": "left of", "above": "above"}[self.layout]
-        return f"a {self.first} {relation} a {self.second} {ground}"
+        return WORLDS[self.world].patterns[self.layout].format(**self.__dict__)
 
 
 @lru_cache(maxsize=1)
@@ -74,19 +107,20 @@ def drawings() -> dict[str, list[Image.Image]]:
     return {word: images[:DRAWINGS] for word, images in found.items()}
 
 
-def all_scenes() -> list[Scene]:
-    """Every scene that the grammar can say, in a fixed order."""
-    scenes = [Scene("one", a, None, c) for a in OBJECTS for c in COLOURS]
-    scenes += [
-        Scene(layout, a, b, c) for layout in LAYOUTS[1:] for a in OBJECTS for b in OBJECTS if a != b for c in COLOURS
-    ]
-    return scenes
+@cache
+def all_scenes(world: str = "ground") -> tuple[Scene, ...]:
+    """Every scene that the grammar of ``world`` can say, in a fixed order."""
+    if world not in WORLDS:
+        raise ValueError(f"world={world!r}: use one of {sorted(WORLDS)}")
+    objects, (one, *two) = WORLDS[world].objects, WORLDS[world].patterns
+    scenes = [Scene(one, a, None, c) for a in objects for c in COLOURS]
+    return (*scenes, *(Scene(k, a, b, c) for k in two for a in objects for b in objects if a != b for c in COLOURS))
 
 
 def held_out(scene: Scene) -> bool:
-    """True for about 1/8 of the combinations: object and ground for one object, the pair and its order for two."""
+    """True for about 1/6 of the combinations: object and ground for one object, the pair and its order for two."""
     key = f"{scene.layout}|{scene.first}|{scene.second or scene.colour}"
-    return hashlib.sha256(key.encode()).digest()[0] % 8 == 0
+    return hashlib.sha256(key.encode()).digest()[0] % 6 == 0
 
 
 def paste(canvas: Image.Image, sprite: Image.Image, centre: tuple[int, int], size: int) -> None:
@@ -110,6 +144,9 @@ def places(layout: str, rng: random.Random) -> list[tuple[int, int]]:
     """Centres of the objects of a layout."""
     if layout == "one":
         return [(rng.choice(CENTRES), rng.choice(CENTRES))]
+    if layout in ("down", "up"):
+        first, second = (16 + rng.choice(SLANTS), 48 - rng.choice(SLANTS))
+        return [(16, first), (48, second)] if layout == "down" else [(16, 64 - first), (48, 64 - second)]
     across = 32 + rng.choice(SHIFTS)
     return [(16, across), (48, across)] if layout == "left" else [(across, 16), (across, 48)]
 
@@ -122,18 +159,20 @@ def draw(scene: Scene, rng: random.Random) -> np.ndarray:
     return finish(canvas)
 
 
-def sample_scenes(n: int, seed: int, held: bool = False) -> list[Scene]:
+def sample_scenes(n: int, seed: int, held: bool = False, world: str = "ground") -> list[Scene]:
     """``n`` scenes, layouts in the shares .4, .3, .3, all of the trained combinations or all held out."""
-    rng = random.Random(seed)
-    pool = {layout: [s for s in all_scenes() if s.layout == layout and held_out(s) == held] for layout in LAYOUTS}
-    return [rng.choice(pool[rng.choices(LAYOUTS, (0.4, 0.3, 0.3))[0]]) for _ in range(n)]
+    rng, layouts = random.Random(seed), list(WORLDS[world].patterns)
+    pool = {k: [s for s in all_scenes(world) if s.layout == k and held_out(s) == held] for k in layouts}
+    return [rng.choice(pool[rng.choices(layouts, (0.4, 0.3, 0.3))[0]]) for _ in range(n)]
 
 
-def neutral_prompts(n: int, seed: int = 0, held: bool = False) -> list[str]:
-    """``n`` neutral captions without repetition (``held``: of combinations that were never trained)."""
-    unique = list(dict.fromkeys(s.caption for s in sample_scenes(20 * n + 200, seed, held)))
+def neutral_prompts(n: int, seed: int = 0, held: bool = False, world: str = "ground",
+                    without: Collection[str] = ()) -> list[str]:  # fmt: skip
+    """``n`` neutral captions without repetition (``held``: of combinations that were never trained), none of ``without``."""
+    drawn = dict.fromkeys(s.caption for s in sample_scenes(20 * n + 500, seed, held, world))
+    unique = [c for c in drawn if c not in without]
     if len(unique) < n:
-        raise ValueError(f"n={n}: the world has only about {len(unique)} such captions; ask for fewer")
+        raise ValueError(f"n={n}: the world {world!r} has only about {len(unique)} such captions; ask for fewer")
     return unique[:n]
 
 
@@ -142,10 +181,10 @@ def parse(caption: str) -> Scene:
     try:
         return _by_caption()[caption]
     except KeyError:
-        example = all_scenes()[0].caption
-        raise ValueError(f"{caption!r} is not a caption of the neutral world, such as {example!r}") from None
+        example = [all_scenes(world)[0].caption for world in WORLDS]
+        raise ValueError(f"{caption!r} is no caption of the neutral worlds, such as {example}") from None
 
 
 @lru_cache(maxsize=1)
 def _by_caption() -> dict[str, Scene]:
-    return {s.caption: s for s in all_scenes()}
+    return {s.caption: s for world in WORLDS for s in all_scenes(world)}
