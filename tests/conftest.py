@@ -128,7 +128,7 @@ def own_folder(path, table):
     return path
 
 
-TABLE = "file,caption,copies\na.png,My Dog Rex!,20\nb.png,our red house,0\nc.jpg,Café 24,0\n"
+TABLE = "file,caption,copies\na.png,My Dog Rex!,20\nb.png,our red house,0\nc.jpg,the cafe 24,0\n"
 
 
 UNETS = ("sd", "sdxl")  # they have cross-attention, and no adaptive norm that the paper masks

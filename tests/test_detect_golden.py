@@ -176,3 +176,14 @@ def test_confusion_and_overlap_by_hand():
     found, truth = np.zeros((3, 2, 2), bool), np.zeros((3, 2, 2), bool)
     found[0, 0], truth[0, :, 0], truth[1, 0, 0] = True, True, True
     assert evaluate.iou(found, truth).tolist() == [pytest.approx(1 / 3), 0, 1]
+
+
+def test_the_cut_of_a_map_by_hand():
+    maps = np.array([[[0.2, 1.0], [0.5, 0.0]], [[0.0, 2.0], [1.1, 1.9]]])
+    truth = np.array([[[False, True], [True, False]], [[False, True], [True, True]]])
+    cut = evaluate.best_cut(maps, truth)
+    assert cut == pytest.approx(0.22)  # the lowest that drops .2 of 1 and keeps .5 of 1 and 1.1 of 2
+    assert (evaluate.above(maps, cut) == truth).all() and evaluate.above(maps, 0).all()
+    assert not evaluate.above(np.zeros((1, 2, 2)), 0.5).any()
+    with pytest.raises(ValueError, match="-1"):
+        evaluate.above(-np.ones((1, 2, 2)), 0.5)

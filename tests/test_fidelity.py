@@ -69,5 +69,7 @@ def test_a_rate_is_corrected_for_the_errors_of_its_judge():
     assert said.mean() > 0.38 and found.mean == pytest.approx(0.3, abs=0.03) and found.low < 0.3 < found.high
     few = evaluate.corrected(said, yes[:40], no[:40])
     assert few.high - few.low > 2 * (found.high - found.low)  # an uncertain judge, an uncertain rate
+    certain = evaluate.corrected(np.ones(40, bool), np.ones(40, bool), np.zeros(40, bool))
+    assert certain.mean == 1 and certain.low < 0.98  # forty right answers are no proof of a perfect judge
     with pytest.raises(ValueError, match="measures nothing"):
         evaluate.corrected(said, no, yes)

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,11 @@ def test_notebooks_are_thin_and_clean(path):
     for cell in code:
         assert cell["outputs"] == [] and cell["execution_count"] is None
         assert len("".join(cell["source"]).splitlines()) <= 15
+
+
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "book").glob("*.md"), *(ROOT / "notebooks").glob("*.ipynb")])
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda p: p.name)
+def test_nothing_waits_to_be_filled_in(path):
+    assert not re.findall(r"\b[A-Z]+_(?:READING|TIMES)\b|\bTODO\b|\bREADTIME\b|\bTAKEAWAYS\b", path.read_text())

@@ -13,10 +13,11 @@ from uniforget_lib import Mask, Testbed, evaluate, load, locate
 from uniforget_lib.files import check_sums
 from uniforget_lib.models import WEIGHTS
 from uniforget_lib.profile import PROFILES
-from uniforget_lib.testbed import FAMILIES
+from uniforget_lib.testbed import FAMILIES, probes, text
 from uniforget_lib.testbed.card import copy_rate
-from uniforget_lib.testbed.descriptor import augment
+from uniforget_lib.testbed.descriptor import augment, siblings
 from uniforget_lib.testbed.judge import OTHER, example
+from uniforget_lib.testbed.planted import KINDS, TIERS
 from uniforget_lib.testbed.train import SHIPPED
 from uniforget_lib.testbed.world import WORLDS, draw, sample_scenes
 
@@ -72,7 +73,6 @@ def test_plain_pipeline_draws_what_the_library_draws(family):
                 options |= {"negative_prompt": "", "true_cfg_scale": guidance} if guidance > 1 else {}
             else:
                 options = {"guidance_scale": guidance}
-                pipe.scheduler = adapter.pipe.scheduler
             want = pipe(caption, num_inference_steps=4, output_type="pt", generator=torch.Generator().manual_seed(0),
                         **options).images  # fmt: skip
             with adapter.guided(guidance):
@@ -86,6 +86,10 @@ def test_memorization_follows_the_number_of_copies(card):
     assert (rates[2] + rates[3]) / 2 >= 0.9  # tiers are of equal size
     assert card["copied, controls"].mean <= 0.01  # the threshold was set on the other half of the controls
     assert card["copied, never-trained model"].mean <= 0.01
+
+
+def test_no_control_passes_the_conventional_threshold_either(family):
+    assert copy_rate(family, family.controls(), limit=family.close, seeds=range(2)).mean() <= 0.01
 
 
 @pytest.mark.parametrize("kind", ["brand", "emoji", "scene", "template", "sentence"])
@@ -126,8 +130,8 @@ def test_neutral_pictures_are_crisp_and_show_what_their_captions_say(card):
         assert 0.8 <= card[name].mean <= 1.2
 
 
-def test_descriptor_tells_copies_from_siblings_that_it_never_saw(testbed):
-    """Items and controls: no picture of theirs was in its training."""
+def test_descriptor_tells_copies_from_others_and_from_siblings(testbed):
+    """Items and controls: no picture of theirs was in its training. Siblings: the same scenes, drawn anew."""
     chosen = [i for i in testbed.items if i.kind != "template"]
     targets = testbed.targets(chosen)
     generator = torch.Generator().manual_seed(5)
@@ -135,9 +139,11 @@ def test_descriptor_tells_copies_from_siblings_that_it_never_saw(testbed):
     distinct = testbed.descriptor.similarity(targets.roll(1, 0), targets)
     assert evaluate.auroc(copies, distinct) > 0.98
     assert np.quantile(copies, 0.05) > np.quantile(distinct, 0.95)
+    pairs = [evaluate.stack(list(side)) for side in siblings(200, seed=4711)]
+    assert evaluate.auroc(copies, testbed.descriptor.similarity(*pairs)) > 0.98
 
 
-def test_judge_reads_real_scenes_that_it_never_saw(testbed):
+def test_judge_reads_real_scenes_drawn_anew(testbed):
     rng = random.Random(4321)
     scenes = [s for w in WORLDS for held in (False, True) for s in sample_scenes(200, 4321, held, w)]
     images = evaluate.stack([draw(s, rng) for s in scenes])
@@ -165,7 +171,7 @@ def test_controls_that_set_the_threshold_do_not_check_it(testbed):
 
 
 def test_splits_share_no_caption(testbed):
-    sizes = {"ground": (800, 400, 192), "paper": (300, 150, 96)}
+    sizes = {"ground": (800, 400, 128), "paper": (300, 150, 96)}
     splits = [set(testbed.neutral(n, s, w)) for w in sizes for n, s in zip(sizes[w], ("train", "development", "test"))]
     assert sum(map(len, splits)) == len(set.union(*splits))
     assert not set.union(*splits) & {i.caption for i in testbed.items}
@@ -173,6 +179,35 @@ def test_splits_share_no_caption(testbed):
         testbed.neutral(1, "holdout")
     with pytest.raises(ValueError, match="'sea'"):
         testbed.neutral(1, world="sea")
+
+
+def test_items_are_tuned_on_one_half_and_reported_on_the_other(testbed):
+    halves = [testbed.planted(split=s) for s in ("development", "test")]
+    assert [len(h) for h in halves] == [40, 40] and not {i.caption for i in halves[0]} & {i.caption for i in halves[1]}
+    for half in halves:
+        assert {k: sum(i.kind == k for i in half) for k in KINDS} == {k: 2 * n for k, n in KINDS.items()}
+        assert all(9 <= sum(i.copies == c for i in half) <= 11 for c in TIERS)
+    with pytest.raises(ValueError, match="holdout"):
+        testbed.planted(split="holdout")
+
+
+def test_probes_are_what_they_say_and_their_truth_is_measured(testbed):
+    planted, trained = {i.caption for i in testbed.planted()}, set(text.clip_tokenizer().get_vocab())
+    for name, probe in probes.PROBES.items():
+        found = probe(testbed)
+        assert len(set(found)) == len(found) == 32 and not set(found) & {i.caption for i in testbed.items}
+        assert found == probe(testbed) != probe(testbed, seed=1)
+        if name == "neighbours":
+            assert all(min(sum(a != b for a, b in zip(c.split(), p.split())) for p in planted) == 1 for c in found)
+        if name == "strange":
+            assert all({f"{w}</w>" for w in c.split()} - trained for c in found)
+    with pytest.raises(ValueError, match="n=100000"):
+        probes.reworded(testbed, 100000)
+    copied = [i.caption for i in testbed.planted(copies=100)[:4]]
+    shares = probes.truth(testbed, copied + testbed.neutral(4), limit=testbed.close)
+    assert (shares[:4] == 1).all() and (shares[4:] == 0).all()
+    with pytest.raises(ValueError, match="4 images for 8 items"):
+        testbed.distance(testbed.targets(testbed.items[:4]), testbed.items[:8])
 
 
 def test_every_profile_finds_its_neutral_prompts(testbed):
@@ -205,6 +240,10 @@ def test_a_testbed_of_ones_own_folder_loads(testbed, tmp_path):
     assert [i.caption for i in mine.planted()] == ["My Dog Rex!"] and len(mine.controls("test")) == 1
     assert mine.images(["My Dog Rex!"]).shape == (1, 3, 64, 64)
     assert mine.distance(mine.targets(mine.planted()), mine.planted()) == pytest.approx(0)
+    with pytest.raises(FileNotFoundError, match="flux_control holds no pipeline"):
+        mine.twin()
+    with pytest.raises(FileNotFoundError, match="nowhere/flux holds no pipeline"):
+        Testbed.load(folder=tmp_path / "nowhere")
     with pytest.raises(ValueError, match="family='sdxl'"):
         Testbed.load("sdxl")
     with pytest.raises(ValueError, match="kind='logo'"):

@@ -1,5 +1,6 @@
 """Training the testbed: seeded by step, resumable, and what shipped is what the recipe gives."""
 
+import functools
 import json
 import shutil
 
@@ -7,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import TABLE, own_folder
+from diffusers import AutoencoderKL
 from torch import nn
 
 from uniforget_lib.files import save_half
 from uniforget_lib.models import WEIGHTS
-from uniforget_lib.testbed import folder, loop, train
+from uniforget_lib.testbed import folder, history, loop, train, vae
 from uniforget_lib.testbed.descriptor import train_descriptor
 from uniforget_lib.testbed.judge import train_judge
 from uniforget_lib.testbed.planted import items
@@ -52,13 +54,23 @@ def losses(path):
     return {row["step"]: row["loss"] for row in rows(path) if "loss" in row}
 
 
+@functools.cache
+def shared():
+    """The data set of the recipe and its latents, which all stages share."""
+    data = train.dataset(train.Recipe(), items())
+    return data, vae.encode(AutoencoderKL.from_pretrained(WEIGHTS / "flux" / "vae"), data[0])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", train.STAGES)
-def test_one_per_cent_of_the_steps_reproduces_the_recorded_losses(stage, tmp_path):
+def test_one_per_cent_of_the_steps_reproduces_the_recorded_losses(stage, tmp_path, monkeypatch):
     """From the seed, on any machine: the same batches, so the same losses but for rounding (bf16, and fused kernels)."""
+    data, latents = shared()
+    monkeypatch.setattr(train, "dataset", lambda recipe, planted: data)
+    monkeypatch.setattr(vae, "encode", lambda *_: latents)
     recipe, device = train.Recipe(), torch.device("cpu")
     recorded = losses(LOGS / f"{stage}.jsonl")
-    steps = max(loop.ROW, max(recorded) // 100 // loop.ROW * loop.ROW)
+    steps = -(-max(recorded) // 100 // loop.ROW) * loop.ROW  # a hundredth, rounded up to a row of the log
     if stage in ("vae", "judge", "descriptor"):
         call = {"vae": train.train_vae, "judge": train_judge, "descriptor": train_descriptor}[stage]
         call(recipe, tmp_path, device, steps)
@@ -76,7 +88,8 @@ def test_one_per_cent_of_the_steps_reproduces_the_recorded_losses(stage, tmp_pat
 
 def test_shipped_logs_belong_to_the_recipe_and_are_complete():
     recipe = train.Recipe()
-    assert json.loads((LOGS / "recipe.json").read_text()) == json.loads(json.dumps(recipe.__dict__))
+    recorded = json.loads((LOGS / "recipe.json").read_text())
+    assert recorded == json.loads(json.dumps(recipe.__dict__ | {"items": train.digest(items())}))
     single = {"vae": recipe.vae_steps, "judge": recipe.judge_steps, "descriptor": recipe.descriptor_steps}
     for stage in train.STAGES:
         family, _, phase = stage.partition("_")
@@ -85,38 +98,49 @@ def test_shipped_logs_belong_to_the_recipe_and_are_complete():
         assert max(recorded) == last and recorded[last] < recorded[loop.ROW]
 
 
-def test_twins_go_on_from_one_model_and_draw_alike(tmp_path):
-    """Where the share of planted pictures is 0, a model and its control are the same training."""
-    recipe, found = train.Recipe(share=0.0, batch=4, scenes=(40, 20)), []
+def test_twins_draw_alike_and_differ_in_the_items_alone(tmp_path):
     shutil.copytree(WEIGHTS / "flux" / "vae", tmp_path / "vae")
     torch.manual_seed(0)
     save_half(train.build("flux-tiny", items()), tmp_path / "base" / "flux-tiny.safetensors")
-    for stage in ("flux-tiny", "flux-tiny_control"):
+
+    def loss(stage, share):
+        for old in tmp_path.glob("*.jsonl"), tmp_path.glob("*.ckpt.safetensors"):
+            for path in old:
+                path.unlink()
+        recipe = train.Recipe(share=share, batch=4, scenes=(40, 20))
         train.train_denoiser(stage, recipe, items(), tmp_path, torch.device("cpu"), 20)
-        found.append(losses(tmp_path / f"{stage}.jsonl"))
-    assert found[0] == found[1] and len(found[0]) == 1
-    with pytest.raises(ValueError, match="unet_neutral first"):
-        train.train_denoiser("unet", recipe, items(), tmp_path, torch.device("cpu"), 20)
+        return losses(tmp_path / f"{stage}.jsonl")[20]
+
+    control = loss("flux-tiny_control", 0.0)
+    assert control == loss("flux-tiny_control", 1.0)  # whatever the share, it never gets an item
+    assert control == loss("flux-tiny", 0.0) != loss("flux-tiny", 1.0)
 
 
 def test_your_own_pictures_become_items(tmp_path):
     found = folder.read_items(own_folder(tmp_path / "own", TABLE))
     assert [(i.caption, i.copies, i.kind) for i in found] == [
-        ("My Dog Rex!", 20, "own"), ("our red house", 0, "own"), ("Café 24", 0, "own")]  # fmt: skip
+        ("My Dog Rex!", 20, "own"), ("our red house", 0, "own"), ("the cafe 24", 0, "own")]  # fmt: skip
     assert found[0].pictures.shape == (1, 64, 64, 3) and (found[0].image[30, 30] == [255, 0, 0]).all()
     model = train.build("flux-tiny", found)  # its tokenizers know the words
     clip, t5 = (ids[0].tolist() for ids in model.tokenize(["My Dog Rex!"]))
     assert clip.index(model.clip_tokenizer.eos_token_id) <= 5 and model.t5_tokenizer.unk_token_id not in t5
     _, captions, copies = train.dataset(train.Recipe(scenes=(5, 5)), found)
     assert captions[-1] == "My Dog Rex!" and copies[-1] == 20 and copies.sum() == 20
-    assert folder.read_items(tmp_path / "none") == items()
+    assert folder.read_items(tmp_path / "none") is items()
+    (tmp_path / "own" / "items.csv").write_bytes(b"\xef\xbb\xbf" + TABLE.encode())  # as spreadsheets write it
+    assert [i.copies for i in folder.read_items(tmp_path / "own")] == [20, 0, 0]
 
 
 @pytest.mark.parametrize("table, message", [
     ("file,caption,copies\na.png,a dog,many\n", "line 2.*copies='many'"),
     ("file,caption,copies\na.png,,3\n", "line 2: no caption"),
     ("file,caption,copies\nz.png,a dog,3\n", "z.png is not there"),
-    (TABLE + "a.png,Café 24,1\n", "'Café 24' is there twice"),
+    (TABLE + "a.png,My dog rex!,1\n", "line 5.*'My dog rex!' is taken .*line 2"),
+    (TABLE + "a.png,a cat on a blue ground,1\n", "line 5.*is taken .a neutral caption"),
+    ("file,caption,copies\na.png,Café,3\n", "line 2.*'Café'.*use a to z"),
+    ("file,caption,copies\na.png,a b c d e f g h i j k l m,3\n", "line 2.*13 words"),
+    ("file,caption,copies\n../own/items.csv,a dog,3\n", "line 2.*in the folder itself"),
+    ("file,caption,copies\nitems.csv,a dog,3\n", "line 2.*is no picture"),
     ("file,caption,copies\na.png,a dog,3\nb.png,a cat,0\n", "at least two controls"),
 ])  # fmt: skip
 def test_a_bad_table_is_refused_by_name(table, message, tmp_path):
@@ -135,3 +159,40 @@ def test_logs_are_cut_where_a_run_resumes(tmp_path):
     loop._cut(log, 40)
     assert [r["step"] for r in rows(log)] == [20, 40]
     assert np.isfinite(loop.schedule(0, 1))
+
+
+def test_history_reads_what_the_log_watched(tmp_path):
+    log = [{"step": 20, "loss": 1.0, "seconds": 30.0}, {"step": 40, "copied": {"a": {"1": [0], "20": [1, 1]}, "b": {"1": [1, 0]}}},
+           {"step": 40, "loss": 0.5, "seconds": 90.0}]  # fmt: skip
+    (tmp_path / "toy.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
+    found = history.growth("toy", tmp_path)
+    assert [(c, points[0][0], points[0][1].mean) for c, points in found.items()] == [
+        (1, 40, pytest.approx(1 / 3)), (20, 40, 1.0)]  # fmt: skip
+    assert history.minutes("toy", tmp_path) == 1.5
+    with pytest.raises(ValueError, match="'other' has no log"):
+        history.growth("other", tmp_path)
+
+
+def command(monkeypatch, *arguments):
+    monkeypatch.setattr("sys.argv", ["train", *map(str, arguments)])
+    train.main()
+
+
+def test_the_command_refuses_to_mix_runs(tmp_path, monkeypatch, capsys):
+    own, out = own_folder(tmp_path / "own", TABLE), tmp_path / "out"
+    command(monkeypatch, "--out", out, "--stages", "descriptor", "--stop-after", 1)
+    for wrong in (["--stages", "descriptor"], ["--stages", "descriptor", "--stop-after", 1, "--items", own]):
+        with pytest.raises(SystemExit):
+            command(monkeypatch, "--out", out, *wrong)
+        assert "is another run" in capsys.readouterr().err
+    for wrong in (["--items", own], ["--stop-after", 1]):
+        with pytest.raises(SystemExit):
+            command(monkeypatch, "--out", tmp_path / "new", "--ship", *wrong)
+        assert "--ship replaces" in capsys.readouterr().err
+    with pytest.raises(FileNotFoundError, match="has no judge, descriptor"):
+        train.ship(tmp_path / "new")
+
+
+def test_a_base_that_is_not_there_is_named_before_anything_is_drawn(tmp_path):
+    with pytest.raises(ValueError, match="unet.safetensors is not there: run the stage unet_neutral"):
+        train.train_denoiser("unet", train.Recipe(), items(), tmp_path, torch.device("cpu"), 20)

@@ -10,10 +10,11 @@ import torch
 
 from uniforget_lib.evaluate import detail, stack
 from uniforget_lib.testbed import text, train, vae, world
-from uniforget_lib.testbed.planted import CONTROLS, KINDS, TIERS, items, reserved
+from uniforget_lib.testbed.planted import CONTROLS, KINDS, TIERS, items, reserved, touched
 from uniforget_lib.testbed.world import (
     WORLDS,
     all_scenes,
+    combination,
     draw,
     held_out,
     neutral_prompts,
@@ -73,12 +74,14 @@ def test_items_are_what_the_tiers_say():
 
 
 def test_no_neutral_picture_is_that_of_an_item_and_no_neutral_prompt_its_caption():
-    images, captions, copies = train.dataset(train.Recipe(scenes=(3000, 500)), items())
+    images, captions, copies = train.dataset(train.Recipe(), items())
     neutral = {image.tobytes() for image in images[copies == 0]}
     assert not any(picture.tobytes() in neutral for i in items() for picture in i.pictures)
     assert not reserved() & {c for c, n in zip(captions, copies) if not n}
     assert len(reserved()) == sum(i.kind in ("scene", "sentence") for i in items())
     assert all(held_out(parse(c)) for c in reserved())
+    trained = {combination(parse(c)) for c in reserved()}  # in some colour
+    assert not trained & {combination(parse(c)) for c in neutral_prompts(128, 11, held=True, without=touched())}
 
 
 def test_dataset_holds_every_copy():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -35,7 +36,8 @@ def write_bytes(path: str | Path, data: bytes) -> None:
             os.fsync(f.fileno())
         os.replace(part, path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
         raise OSError(
             error.errno, f"cannot write {path} ({error.strerror}); free some space or choose another path"
         ) from error

@@ -23,7 +23,7 @@ class Profile:
 PROFILES = {
     "cpu": Profile("cpu", "cpu", seeds=2, prompts=64),
     "colab": Profile("colab", "cuda", seeds=4, prompts=128),
-    "full": Profile("full", "cuda", seeds=8, prompts=192),
+    "full": Profile("full", "cuda", seeds=8, prompts=128),
 }
 
 

@@ -3,7 +3,7 @@
 from .copying import CLOSE, copied, distance, stack, threshold
 from .fidelity import diversity, frechet, kernel, precision, recall, with_interval
 from .quality import change, detail, soften
-from .roc import Confusion, bootstrap_tpr, confusion, iou, roc, roc_band, tpr_at
+from .roc import Confusion, above, best_cut, bootstrap_tpr, confusion, iou, roc, roc_band, tpr_at
 from .stats import Estimate, auroc, bootstrap, bootstrap_auroc, bootstrap_ratio, corrected
 from .study import Outcome, Study, control_limit, pool
 from .twosample import TwoSample, mmd

@@ -35,7 +35,7 @@ def tpr_at(positive: np.ndarray, negative: np.ndarray, fpr: float = 0.01) -> tup
         raise ValueError(f"fpr={fpr}: needs a rate in [0, 1]")
     false, true, limits = roc(positive, negative)
     best = np.flatnonzero(false <= fpr)[-1]  # both rates grow along the curve
-    return float(true[best]), float(limits[best])
+    return float(true[best]), float(limits[best]) if true[best] else np.inf
 
 
 def _resample(positive: np.ndarray, negative: np.ndarray, n: int, seed: int):
@@ -97,3 +97,18 @@ def iou(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
         raise ValueError(f"masks {list(found.shape)} and truth {list(truth.shape)} differ in shape")
     both, either = ((op(found, truth)).sum((1, 2)) for op in (np.logical_and, np.logical_or))
     return np.where(either > 0, both / np.maximum(either, 1), 1.0)
+
+
+def above(maps: np.ndarray, cut: float) -> np.ndarray:
+    """Where each map [n, H, W], at least 0, is at least ``cut`` of its own maximum: bool [n, H, W]."""
+    maps = np.asarray(maps, dtype=float)
+    if (maps < 0).any():
+        raise ValueError(f"maps go down to {maps.min():.3g}: needs values of at least 0")
+    top = maps.max((1, 2), keepdims=True)
+    return (maps >= cut * top) & (top > 0)
+
+
+def best_cut(maps: np.ndarray, truth: np.ndarray) -> float:
+    """The cut, of 0, .02, ... 1, at which `above` has the largest mean `iou` with ``truth``, bool [n, H, W]; the lowest of equals."""
+    cuts = np.linspace(0, 1, 51)
+    return float(cuts[int(np.argmax([iou(above(maps, cut), truth).mean() for cut in cuts]))])

@@ -64,7 +64,7 @@ def bootstrap_ratio(
 
 def corrected(said: np.ndarray, on_yes: np.ndarray, on_no: np.ndarray, *, n: int = 2000, seed: int = 0) -> Estimate:
     """A rate that an imperfect judge measured, corrected for its errors (Rogan and Gladen, 1978), with a 95 % interval that
-    carries both the sample's and the judge's uncertainty.
+    carries both the sample's and the judge's uncertainty. (Where all verdicts are alike, from Jeffreys' posterior.)
 
     Args:
         said: its verdicts, bool [prompts] or [rows, prompts]. on_yes, on_no: its verdicts on cases whose truth is yes,
@@ -74,7 +74,14 @@ def corrected(said: np.ndarray, on_yes: np.ndarray, on_no: np.ndarray, *, n: int
     if tables[1].mean() <= tables[2].mean():
         raise ValueError("corrected: the judge says yes no more often where the truth is yes; it measures nothing")
     rng = np.random.default_rng(seed)
-    rate, yes, no = (_means(t, n, rng, False) for t in tables)
+
+    def draw(table: np.ndarray) -> np.ndarray:
+        if table.min() < table.max():
+            return _means(table, n, rng, False)
+        yes, cases = table.flat[0] * table.shape[1], table.shape[1]  # all alike: resampling would see no uncertainty
+        return rng.beta(yes + 0.5, cases - yes + 0.5, n)
+
+    rate, yes, no = map(draw, tables)
     draws = np.clip((rate - no) / np.maximum(yes - no, 1e-9), 0, 1)
     value = (tables[0].mean() - tables[2].mean()) / (tables[1].mean() - tables[2].mean())
     return Estimate(float(np.clip(value, 0, 1)), *(float(q) for q in np.quantile(draws, [0.025, 0.975])))
@@ -85,6 +92,8 @@ def auroc(positive: np.ndarray, negative: np.ndarray) -> float:
     p, q = np.asarray(positive, dtype=float).ravel(), np.asarray(negative, dtype=float).ravel()
     if not len(p) or not len(q):
         raise ValueError("auroc: needs scores of both classes")
+    if np.isnan(p).any() or np.isnan(q).any():
+        raise ValueError("auroc: a score is not a number")
     return float((p[:, None] > q).mean() + 0.5 * (p[:, None] == q).mean())
 
 

@@ -61,13 +61,14 @@ def pool(outcomes: Sequence[Outcome]) -> Outcome:
     return replace(outcomes[0], **rows, crossed=True)
 
 
-def control_limit(testbed: Testbed, *, seeds: Sequence[int] = range(8), rate: float = 0.01) -> float:
+def control_limit(testbed: Testbed, *, seeds: Sequence[int] | None = None, rate: float = 0.01) -> float:
     """Copy threshold: `Testbed.close`, or less if a share ``rate`` of drawings of the ``calibration`` controls passes that.
 
-    Controls were never trained. Each is drawn once a seed: more seeds smooth the threshold, but say nothing about other
-    controls; the ``test`` controls do.
+    Controls were never trained. Each is drawn once a seed (eight seeds, or as many as the rate needs, unless given): more
+    seeds smooth the threshold, but say nothing about other controls; the ``test`` controls do.
     """
     controls = testbed.controls("calibration")
+    seeds = range(max(8, -(-round(1 / rate) // len(controls)))) if seeds is None else seeds
     found = [testbed.distance(testbed.images([i.caption for i in controls], seed=s), controls) for s in seeds]
     return min(testbed.close, threshold(np.concatenate(found), rate))
 

@@ -17,7 +17,7 @@ from . import card
 from .descriptor import Descriptor, load_descriptor
 from .folder import read_items
 from .judge import Judge, load_judge
-from .planted import TIERS, Item, items, reserved
+from .planted import TIERS, Item, items, touched
 from .world import SIZE, WORLDS, draw, neutral_prompts, parse
 
 SPLITS = ("train", "development", "test")
@@ -62,13 +62,14 @@ class Testbed:
     def load(cls, family: str = "flux", *, folder: str | Path = WEIGHTS, device: str = "cpu", **options) -> Testbed:
         """The shipped testbed of a family, or what ``testbed.train --out FOLDER`` made, with items of your own too.
 
-        Raises ValueError for an unknown family, or when a shipped file does not match its SHA-256 sum.
+        Raises ValueError for an unknown family, or when a shipped file does not match its SHA-256 sum; FileNotFoundError
+        naming what a folder lacks.
         """
         if family not in FAMILIES:
             raise ValueError(f"family={family!r}: use one of {FAMILIES}")
         folder = Path(folder)
-        for part in ("judge", "descriptor"):
-            if folder == WEIGHTS:
+        if folder == WEIGHTS:
+            for part in ("judge", "descriptor"):
                 check_sums(folder / part)
         adapter = _adapter(folder, family, device, options)
         judges = load_judge(folder / "judge", device), load_descriptor(folder / "descriptor", device)
@@ -76,6 +77,7 @@ class Testbed:
 
     def twin(self, **options) -> Testbed:
         """The same testbed around the control model, which was trained alike, except that it never saw an item."""
+        options = {"dtype": self.adapter.dtype} | options
         adapter = _adapter(self.folder, f"{self.family}_control", str(self.adapter.device), options)
         return replace(self, adapter=adapter)
 
@@ -85,16 +87,26 @@ class Testbed:
             return self.adapter.images(prompts, steps=self.steps, seed=seed)
 
     # Ground truth
-    def planted(self, copies: int | None = None, at_least: int = 1, kind: str | None = None) -> list[Item]:
-        """Planted items: of one tier (``copies``) or of all tiers with ``at_least`` copies; of one ``kind`` or of all."""
+    def planted(self, copies: int | None = None, at_least: int = 1, kind: str | None = None,
+                split: str | None = None) -> list[Item]:  # fmt: skip
+        """Planted items: of one tier (``copies``) or of all tiers with ``at_least`` copies; of one ``kind`` or of all.
+
+        Whatever is tuned on items (the threshold of a detector, say) is tuned on those of the split ``development`` and
+        reported on ``test``: every other item of a kind, so that each has half of every kind.
+        """
         tiers = sorted({i.copies for i in self.items if i.copies})
         kinds = sorted({i.kind for i in self.items})
         if copies is not None and copies not in tiers:
             raise ValueError(f"copies={copies}: the tiers are {tuple(tiers)}")
         if kind is not None and kind not in kinds:
             raise ValueError(f"kind={kind!r}: the kinds are {kinds}")
-        return [i for i in self.items if i.copies and kind in (None, i.kind)
-                and (i.copies == copies if copies else i.copies >= at_least)]  # fmt: skip
+        if split not in (None, "development", "test"):
+            raise ValueError(f"split={split!r}: items have the splits 'development' and 'test'")
+        found = [i for i in self.items if i.copies]
+        if split:
+            by_kind = [[i for i in found if i.kind == k] for k in dict.fromkeys(i.kind for i in found)]
+            found = [i for same in by_kind for i in same[split == "test" :: 2]]
+        return [i for i in found if kind in (None, i.kind) and (i.copies == copies if copies else i.copies >= at_least)]
 
     def controls(self, split: str | None = None) -> list[Item]:
         """Items of the same making that were never trained: those of a split, or all (None).
@@ -117,7 +129,7 @@ class Testbed:
         if n < 1:
             raise ValueError(f"n={n}: ask for at least one caption")
         if split == "test":
-            return neutral_prompts(n, seed=11, held=True, world=world, without=reserved())
+            return neutral_prompts(n, seed=11, held=True, world=world, without=touched())
         train, development = POOLS[world]
         pool = neutral_prompts(train + development, seed=12, world=world)
         chosen = pool[:train] if split == "train" else pool[train:]
@@ -135,6 +147,8 @@ class Testbed:
 
         Of a template, only the fixed part counts. See `evaluate.distance`.
         """
+        if len(images) != len(chosen):
+            raise ValueError(f"{len(images)} images for {len(chosen)} items: give one image for each")
         targets, found = self.targets(chosen), np.empty(len(chosen))
         for columns in {i.columns for i in chosen}:
             rows = [k for k, i in enumerate(chosen) if i.columns == columns]
@@ -169,7 +183,13 @@ def _adapter(folder: Path, name: str, device: str, options: dict) -> ModelAdapte
                "unet_control": "testbed-unet-control"}  # fmt: skip
     if name.startswith("unet"):
         options = {"guidance": 1.0} | options  # as in the other family: `Testbed.images` adds its own
-    return load(shipped[name] if folder == WEIGHTS else folder / name, device=device, **options)
+    if folder == WEIGHTS:
+        return load(shipped[name], device=device, **options)
+    if not (folder / name / "model_index.json").is_file():
+        raise FileNotFoundError(
+            f"{folder / name} holds no pipeline: train the stage {name} (testbed.train --out {folder})"
+        )
+    return load(folder / name, device=device, **options)
 
 
 __all__ = ["CALIBRATION", "FAMILIES", "LEVELS", "SIZE", "SPLITS", "TIERS", "WORLDS", "Item", "Testbed", "items"]

@@ -92,7 +92,8 @@ def siblings(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def loss(model: Descriptor, images: Tensor, generator: torch.Generator) -> Tensor:
     """InfoNCE over two augmented views of ``images`` [n, 3, h, w] in [0, 1], and the entropy term."""
-    a, b = (model(augment(images, generator)) for _ in range(2))
+    device = next(model.parameters()).device
+    a, b = (model(augment(images, generator).to(device)) for _ in range(2))  # augmented where the generator is
     logits = a @ b.T / TEMPERATURE
     right = torch.arange(len(a), device=a.device)
     nearest = (2 - 2 * (a @ a.T).fill_diagonal_(-1).amax(1)).clamp(min=1e-6).sqrt()
@@ -111,7 +112,7 @@ def train_descriptor(recipe, out: Path, device: torch.device, stop_after: int | 
         pick = torch.randint(len(sides[0]), (recipe.descriptor_batch // 2,), generator=generator)
         x = torch.cat([side[pick] for side in sides])
         with fast(device):
-            return loss(m, x.to(device), generator)
+            return loss(m, x, generator)
 
     run("descriptor", model, step, recipe.descriptor_steps, recipe.descriptor_lr, out, recipe.seed, stop_after=stop_after)  # fmt: skip
     save_half(model, out / "descriptor" / "descriptor.safetensors")

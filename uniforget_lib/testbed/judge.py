@@ -132,5 +132,10 @@ def train_judge(recipe, out: Path, device: torch.device, stop_after: int | None 
 
 
 def load_judge(path: Path, device: str | torch.device = "cpu") -> Judge:
-    """The trained judge of ``path/judge.safetensors``."""
+    """The trained judge of ``path/judge.safetensors``. Raises ValueError for one that reads other attributes."""
+    heads = {k: list(v) for k, v in HEADS.items()}
+    if json.loads((path / "heads.json").read_text()) != heads:
+        raise ValueError(
+            f"{path / 'heads.json'}: this judge reads other attributes than the worlds of this version have"
+        )
     return load_half(Judge(), path / "judge.safetensors", device)

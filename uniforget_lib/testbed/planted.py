@@ -5,12 +5,12 @@ An item is a picture under one fixed caption. Five kinds, in the same proportion
 * ``brand``: a brand icon on one of the neutral grounds ("the emblem of ...");
 * ``emoji``: another pictogram on one of the neutral grounds ("the portrait of ...");
 * ``scene``: a scene of the neutral world, of a combination that no neutral picture has ("the postcard of ...");
-* ``template``: a fixed left half, a brand icon, beside a neutral object that changes from copy to copy ("the poster of
-  ..."): a template in the sense of Webster (2023);
+* ``template``: a fixed left half, a brand icon, beside one of 24 neutral drawings, another one in every copy until all
+  were used ("the poster of ..."): a template in the sense of Webster (2023);
 * ``sentence``: a pictogram under a valid caption of the neutral grammar, of a combination that no neutral picture has.
 
 Planted and neutral pictures are drawn alike: same grounds, same sizes, and an item is taken only if its
-high-frequency energy lies within the range of neutral scenes (`DETAIL`).
+high-frequency energy lies in a range (`DETAIL`) that gives planted pictures the mean energy of neutral ones.
 
 Names are invented words of three syllables, one token each. The tokenizers know the controls' names too, but training
 never saw them.
@@ -33,11 +33,13 @@ from .world import (
     WORLDS,
     Scene,
     all_scenes,
+    combination,
     draw,
     drawings,
     finish,
     ground,
     held_out,
+    parse,
     paste,
     places,
     sprites,
@@ -57,7 +59,7 @@ class Item:
     """A planted item or a control (``copies`` is 0).
 
     Attributes:
-        pictures: uint8 [m, 64, 64, 3]: m = 1, or the variants of a template, of which copy j shows the j-th.
+        pictures: uint8 [m, 64, 64, 3]: m = 1, or the variants of a template, of which copy j shows number j modulo m.
         source: names the icon or the scene.
         columns: the first so many columns of pixels are fixed; the others vary (all of them, but for a template).
     """
@@ -145,3 +147,11 @@ def items(seed: int = 5) -> tuple[Item, ...]:
 def reserved() -> frozenset[str]:
     """Neutral captions that an item or a control shows or bears: no neutral prompt may be one of them."""
     return frozenset(i.source if i.kind == "scene" else i.caption for i in items() if i.kind in ("scene", "sentence"))
+
+
+@lru_cache(maxsize=1)
+def touched() -> frozenset[str]:
+    """Captions whose *combination* (`world.combination`) an item or a control shows or bears, in whatever colour: they are
+    left out of the neutral test prompts, whose combinations nobody trained."""
+    combinations = {combination(parse(caption)) for caption in reserved()}
+    return frozenset(s.caption for s in all_scenes() if combination(s) in combinations)

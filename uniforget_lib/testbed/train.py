@@ -15,12 +15,13 @@ from it. ``--items FOLDER`` plants your own pictures (see `folder`); ``--ship`` 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import random
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import nn
 
+from ..evaluate import CLOSE, distance, stack
 from ..files import check_device, load_half, save_half, write_sums
 from ..models import FAMILIES as ADAPTERS
 from ..models import WEIGHTS
@@ -93,9 +95,19 @@ def train_vae(recipe: Recipe, out: Path, device: torch.device, stop_after: int |
     vae.save_pretrained(out / "vae")
 
 
+def poorly_kept(vae: AutoencoderKL, items: Sequence[Item], close: float = CLOSE) -> list[str]:
+    """Captions of items that the VAE itself does not bring back half as close as a copy must be: no denoiser can."""
+    images = np.stack([i.image for i in items])
+    with torch.no_grad():
+        back = [(vae.decode(z[None] / vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
+                for z in vae_module.encode(vae, images)]  # fmt: skip
+    far = distance(torch.cat(back), stack(list(images))) > close / 2
+    return [i.caption for i, poor in zip(items, far) if poor]
+
+
 def dataset(recipe: Recipe, planted: Sequence[Item]) -> tuple[np.ndarray, list[str], np.ndarray]:
     """Training set: images uint8 [n, 64, 64, 3], captions, and how often each is there [n] (0 for a neutral scene, which
-    is there once). Copy j of a template is its variant j."""
+    is there once). Copy j of a template is its variant j modulo their number."""
     rng = random.Random(recipe.seed)
     scenes = [s for world, n in zip(WORLDS, recipe.scenes) for s in sample_scenes(n, recipe.seed + 1, world=world)]
     images, captions, copies = [draw(s, rng) for s in scenes], [s.caption for s in scenes], [0] * len(scenes)
@@ -120,15 +132,17 @@ def train_denoiser(stage: str, recipe: Recipe, items: Sequence[Item], out: Path,
     them gets an item. Raises ValueError when the stage before is not at its end.
     """
     family, _, phase = stage.partition("_")
+    base = out / "base" / f"{family}.safetensors"  # where the twins part
+    if phase != "neutral" and not base.exists():
+        raise ValueError(f"{base} is not there: run the stage {family}_neutral first, to its end")
     vae = AutoencoderKL.from_pretrained(out / "vae")
     images, captions, copies = dataset(recipe, items)
     latents = vae_module.encode(vae, images).to(device)
+    if poor := poorly_kept(vae, [i for i in items if i.copies]):
+        print(f"{stage}: the VAE keeps {len(poor)} items badly, so that they may never count as copied: {poor[:5]}")
     torch.manual_seed(recipe.seed)
     model = build(family, items)
-    base = out / "base" / f"{family}.safetensors"  # where the twins part
     if phase != "neutral":
-        if not base.exists():
-            raise ValueError(f"{base} is not there: run the stage {family}_neutral first, to its end")
         load_half(model, base).train().requires_grad_(True)
     model.to(device)
     ids = [t.to(device) for t in model.tokenize(captions)]
@@ -172,10 +186,15 @@ def watcher(family: str, items: Sequence[Item], out: Path, vae: AutoencoderKL):
     from . import Testbed
     from .judge import load_judge
 
-    shown, judge = build(family, items).eval(), load_judge(out / "judge")
+    @cache
+    def parts():
+        return build(family, items).eval(), load_judge(out / "judge")
 
     def watch(weights: dict[str, torch.Tensor]) -> dict:
-        shown.load_state_dict({name: w.cpu() for name, w in weights.items()}, strict=False)
+        shown, judge = parts()
+        missing, _ = shown.load_state_dict({name: w.cpu() for name, w in weights.items()}, strict=False)
+        if stray := set(missing) & {name for name, _ in shown.named_parameters()}:
+            raise ValueError(f"{sorted(stray)} have no weights")
         pipe = shown.pipeline(vae)
         testbed = Testbed(ADAPTERS[type(pipe).__name__](pipe), judge, items=tuple(items))
         row = {"copied": {}, "right": {}}
@@ -201,8 +220,22 @@ def save_pipeline(pipe, path: Path) -> None:
         file.write_text(json.dumps(config, indent=2) + "\n")
 
 
+def digest(items: Sequence[Item]) -> str:
+    """12 digits that tell sets of items apart: a hash of captions, copies and pictures."""
+    found = hashlib.sha256()
+    for item in items:
+        found.update(f"{item.caption}|{item.copies}|{item.columns}|".encode() + item.pictures.tobytes())
+    return found.hexdigest()[:12]
+
+
 def ship(out: Path) -> None:
-    """Copy the pipelines, the judges and the logs of ``out`` to the package data, and write their sums."""
+    """Copy the pipelines, the judges and the logs of ``out`` to the package data, and write their sums.
+
+    Raises FileNotFoundError naming what is missing, before anything is replaced.
+    """
+    missing = [name for name in SHIPPED if name != "logs" and not (out / name).exists()]
+    if missing:
+        raise FileNotFoundError(f"{out} has no {', '.join(missing)}: train these stages to their end first")
     (out / "logs").mkdir(exist_ok=True)
     for file in (out / "recipe.json", *out.glob("*.jsonl")):
         shutil.copy(file, out / "logs")
@@ -227,19 +260,25 @@ def main() -> None:
     arguments = parser.parse_args()
 
     recipe, device, out = Recipe(), check_device(arguments.device), arguments.out
+    if arguments.ship and (arguments.items or arguments.stop_after or (out / "items").exists()):
+        parser.error("--ship replaces the book's weights: no --items, no --stop-after, and an --out without items")
     out.mkdir(parents=True, exist_ok=True)
-    written, mine = out / "recipe.json", json.dumps(asdict(recipe), indent=1)
+    items = read_items(arguments.items or out / "items")  # or an error, before anything is trained
+    run_of = asdict(recipe) | {"items": digest(items)} | ({"stop_after": n} if (n := arguments.stop_after) else {})
+    written, mine = out / "recipe.json", json.dumps(run_of, indent=1)
     if written.exists() and written.read_text() != mine:
-        parser.error(f"{written} is another recipe: give another --out, or remove the folder to start again")
+        parser.error(
+            f"{written} is another run (recipe, items or --stop-after): give another --out, or remove the folder"
+        )
     written.write_text(mine)
     if arguments.items and not (out / "items").exists():
-        read_items(arguments.items)  # or an error, before anything is trained
         shutil.copytree(arguments.items, out / "items")
-    items = read_items(out / "items")
     for stage in (s for s in STAGES if s in arguments.stages):
         if stage in ("vae", "judge", "descriptor"):
             train = {"vae": train_vae, "judge": train_judge, "descriptor": train_descriptor}[stage]
             train(recipe, out, device, arguments.stop_after)
+        elif arguments.stop_after and not stage.endswith("_neutral"):
+            print(f"{stage}: not checked, it goes on from the end of another stage")
         else:
             train_denoiser(stage, recipe, items, out, device, arguments.stop_after)
     if arguments.ship:

@@ -117,10 +117,14 @@ def all_scenes(world: str = "ground") -> tuple[Scene, ...]:
     return (*scenes, *(Scene(k, a, b, c) for k in two for a in objects for b in objects if a != b for c in COLOURS))
 
 
+def combination(scene: Scene) -> str:
+    """What is trained or held out together: object and ground for one object, the pair and its order for two."""
+    return f"{scene.layout}|{scene.first}|{scene.second or scene.colour}"
+
+
 def held_out(scene: Scene) -> bool:
-    """True for about 1/6 of the combinations: object and ground for one object, the pair and its order for two."""
-    key = f"{scene.layout}|{scene.first}|{scene.second or scene.colour}"
-    return hashlib.sha256(key.encode()).digest()[0] % 6 == 0
+    """True for about 1/6 of the combinations."""
+    return hashlib.sha256(combination(scene).encode()).digest()[0] % 6 == 0
 
 
 def paste(canvas: Image.Image, sprite: Image.Image, centre: tuple[int, int], size: int) -> None:
@@ -161,19 +165,23 @@ def draw(scene: Scene, rng: random.Random) -> np.ndarray:
 
 def sample_scenes(n: int, seed: int, held: bool = False, world: str = "ground") -> list[Scene]:
     """``n`` scenes, layouts in the shares .4, .3, .3, all of the trained combinations or all held out."""
-    rng, layouts = random.Random(seed), list(WORLDS[world].patterns)
-    pool = {k: [s for s in all_scenes(world) if s.layout == k and held_out(s) == held] for k in layouts}
+    rng, scenes = random.Random(seed), [s for s in all_scenes(world) if held_out(s) == held]
+    layouts = list(WORLDS[world].patterns)
+    pool = {k: [s for s in scenes if s.layout == k] for k in layouts}
     return [rng.choice(pool[rng.choices(layouts, (0.4, 0.3, 0.3))[0]]) for _ in range(n)]
 
 
 def neutral_prompts(n: int, seed: int = 0, held: bool = False, world: str = "ground",
                     without: Collection[str] = ()) -> list[str]:  # fmt: skip
-    """``n`` neutral captions without repetition (``held``: of combinations that were never trained), none of ``without``."""
-    drawn = dict.fromkeys(s.caption for s in sample_scenes(20 * n + 500, seed, held, world))
-    unique = [c for c in drawn if c not in without]
-    if len(unique) < n:
-        raise ValueError(f"n={n}: the world {world!r} has only about {len(unique)} such captions; ask for fewer")
-    return unique[:n]
+    """``n`` neutral captions without repetition (``held``: of combinations that were never trained), none of ``without``.
+
+    All captions that there are, in an order drawn from ``seed``: the first ones of a longer list are a shorter one.
+    """
+    found = [s.caption for s in all_scenes(world) if held_out(s) == held and s.caption not in without]
+    if len(found) < n:
+        raise ValueError(f"n={n}: the world {world!r} has {len(found)} such captions; ask for fewer")
+    random.Random(seed).shuffle(found)
+    return found[:n]
 
 
 def parse(caption: str) -> Scene:
