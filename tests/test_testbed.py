@@ -13,7 +13,7 @@ from uniforget_lib import Mask, Testbed, evaluate, load, locate
 from uniforget_lib.files import check_sums
 from uniforget_lib.models import WEIGHTS
 from uniforget_lib.profile import PROFILES
-from uniforget_lib.testbed import FAMILIES, probes, text
+from uniforget_lib.testbed import FAMILIES, SPLITS, probes, text
 from uniforget_lib.testbed.card import copy_rate
 from uniforget_lib.testbed.descriptor import augment, siblings
 from uniforget_lib.testbed.judge import OTHER, example
@@ -171,8 +171,8 @@ def test_controls_that_set_the_threshold_do_not_check_it(testbed):
 
 
 def test_splits_share_no_caption(testbed):
-    sizes = {"ground": (800, 400, 128), "paper": (300, 150, 96)}
-    splits = [set(testbed.neutral(n, s, w)) for w in sizes for n, s in zip(sizes[w], ("train", "development", "test"))]
+    sizes = {"ground": (800, 400, 100, 24), "paper": (300, 150, 120, 11)}
+    splits = [set(testbed.neutral(n, s, w)) for w in sizes for n, s in zip(sizes[w], SPLITS)]
     assert sum(map(len, splits)) == len(set.union(*splits))
     assert not set.union(*splits) & {i.caption for i in testbed.items}
     with pytest.raises(ValueError, match="holdout"):

@@ -21,6 +21,7 @@ from uniforget_lib.testbed.world import (
     parse,
     sample_scenes,
     sprites,
+    unseen_order,
 )
 
 
@@ -40,6 +41,8 @@ def test_held_out_combinations_are_never_trained(name):
     held = neutral_prompts(80, held=True, world=name)
     assert not trained & set(held) and all(held_out(parse(c)) for c in held)
     assert 0.1 < np.mean([held_out(s) for s in all_scenes(name)]) < 0.25
+    lone = [s for s in all_scenes(name) if unseen_order(s)]
+    assert lone and not {(s.first, s.second) for s in lone} & {(parse(c).first, parse(c).second) for c in trained}
     seen = {w for c in trained for w in c.split()}
     assert seen >= set(WORLDS[name].objects)  # every object is trained, only combinations are held out
     with pytest.raises(ValueError, match="n=9000"):
@@ -80,8 +83,11 @@ def test_no_neutral_picture_is_that_of_an_item_and_no_neutral_prompt_its_caption
     assert not reserved() & {c for c, n in zip(captions, copies) if not n}
     assert len(reserved()) == sum(i.kind in ("scene", "sentence") for i in items())
     assert all(held_out(parse(c)) for c in reserved())
-    trained = {combination(parse(c)) for c in reserved()}  # in some colour
-    assert not trained & {combination(parse(c)) for c in neutral_prompts(128, 11, held=True, without=touched())}
+    own = [
+        i.source if i.kind == "scene" else i.caption for i in items() if i.copies and i.kind in ("scene", "sentence")
+    ]
+    trained = {combination(parse(c)) for c in own}  # in some colour
+    assert not trained & {combination(parse(c)) for c in neutral_prompts(120, 11, held=True, without=touched())}
 
 
 def test_dataset_holds_every_copy():

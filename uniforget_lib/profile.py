@@ -22,8 +22,8 @@ class Profile:
 
 PROFILES = {
     "cpu": Profile("cpu", "cpu", seeds=2, prompts=64),
-    "colab": Profile("colab", "cuda", seeds=4, prompts=128),
-    "full": Profile("full", "cuda", seeds=8, prompts=128),
+    "colab": Profile("colab", "cuda", seeds=4, prompts=96),
+    "full": Profile("full", "cuda", seeds=8, prompts=96),
 }
 
 

@@ -18,15 +18,15 @@ from .descriptor import Descriptor, load_descriptor
 from .folder import read_items
 from .judge import Judge, load_judge
 from .planted import TIERS, Item, items, touched
-from .world import SIZE, WORLDS, draw, neutral_prompts, parse
+from .world import SIZE, WORLDS, all_scenes, draw, neutral_prompts, parse, unseen_order
 
-SPLITS = ("train", "development", "test")
+SPLITS = ("train", "development", "test", "unseen")
 POOLS = {"ground": (800, 400), "paper": (300, 150)}  # captions of the train and the development split
-FAMILIES = ("flux", "unet")
+FAMILIES = ("flux",)  # that ship; the U-Net of `unet` is in training
 
 # Strengths of UniForget on each family, named by what they cost on neutral development prompts (relative change of the
 # latents .03, .1, .3): what ``python -m uniforget_lib.testbed.levels`` prints. No planted prompt takes part.
-LEVELS = {"flux": {"weak": 0.58, "medium": 2.6, "strong": 8.3}, "unet": {"weak": 0.58, "medium": 2.6, "strong": 8.3}}
+LEVELS = {"flux": {"weak": 0.58, "medium": 2.6, "strong": 8.3}}
 # A twenty-fifth of the paper's mask steps, so a smaller learning rate: at the paper's 0.5 even beta 0.01 changed neutral
 # pictures by 0.1. The seed draws noise that no evaluation draws.
 CALIBRATION = {"steps": 4, "mask_steps": 80, "batch": 8, "lr": 0.2, "seed": 1000}
@@ -43,8 +43,9 @@ class Testbed:
         close: distance of a copy, at most. steps, cfg: of the sampling that `images` and every evaluation use. (A
             locator uses its own number of steps, and the adapter's guidance: none.)
 
-    Neutral prompts come in three splits that share no caption. Methods are calibrated on ``train``, tuned on
-    ``development``; results are reported on ``test``, whose *combinations* were never trained.
+    Neutral prompts come in splits that share no caption. Methods are calibrated on ``train``, tuned on ``development``;
+    results are reported on ``test``, whose *combinations* were never trained. A fourth split, ``unseen``, has pairs of
+    objects that were trained in no layout in this order: they measure the limit of composition, and nothing else.
     """
 
     __test__ = False  # not a test class, whatever pytest thinks of its name
@@ -128,8 +129,9 @@ class Testbed:
             raise ValueError(f"world={world!r}: use one of {tuple(WORLDS)}")
         if n < 1:
             raise ValueError(f"n={n}: ask for at least one caption")
-        if split == "test":
-            return neutral_prompts(n, seed=11, held=True, world=world, without=touched())
+        if split in ("test", "unseen"):
+            other = {s.caption for s in all_scenes(world) if unseen_order(s) == (split == "test")}
+            return neutral_prompts(n, seed=11, held=True, world=world, without=touched() | other)
         train, development = POOLS[world]
         pool = neutral_prompts(train + development, seed=12, world=world)
         chosen = pool[:train] if split == "train" else pool[train:]

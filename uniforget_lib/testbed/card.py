@@ -20,7 +20,7 @@ def copy_rate(testbed: Testbed, chosen: Sequence[Item], *, limit: float, seeds: 
     return np.stack([testbed.distance(testbed.images(captions, seed=s), chosen) <= limit for s in seeds])
 
 
-def measure(testbed: Testbed, *, limit: float, prompts: int = 128, seeds: Sequence[int] = range(4),
+def measure(testbed: Testbed, *, limit: float, prompts: int = 96, seeds: Sequence[int] = range(4),
             twin: Testbed | None = None) -> dict[str, Estimate]:  # fmt: skip
     """What a reader must know before believing anything measured on the testbed: name -> estimate.
 
@@ -37,7 +37,7 @@ def measure(testbed: Testbed, *, limit: float, prompts: int = 128, seeds: Sequen
     if twin is not None:
         found["copied, never-trained model"] = bootstrap(copy_rate(twin, planted, limit=limit, seeds=seeds))
     for world in WORLDS:
-        captions = testbed.neutral(prompts if world == "ground" else min(prompts, 96), world=world)
+        captions = testbed.neutral(prompts, world=world)
         real, pictures = testbed.real(captions), [testbed.images(captions, seed=s) for s in seeds]
         right = [testbed.attributes(x, captions)["all"] for x in pictures]
         found[f"judge right, real pictures, {world}"] = bootstrap(testbed.attributes(real, captions)["all"])

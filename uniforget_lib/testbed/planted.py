@@ -151,7 +151,10 @@ def reserved() -> frozenset[str]:
 
 @lru_cache(maxsize=1)
 def touched() -> frozenset[str]:
-    """Captions whose *combination* (`world.combination`) an item or a control shows or bears, in whatever colour: they are
-    left out of the neutral test prompts, whose combinations nobody trained."""
-    combinations = {combination(parse(caption)) for caption in reserved()}
-    return frozenset(s.caption for s in all_scenes() if combination(s) in combinations)
+    """Captions that no neutral test prompt may be: `reserved` ones, and those of the same *combination*
+    (`world.combination`) as a planted scene or sentence, in whatever colour: that combination was trained after all."""
+    own = [
+        i.source if i.kind == "scene" else i.caption for i in items() if i.copies and i.kind in ("scene", "sentence")
+    ]
+    trained = {combination(parse(caption)) for caption in own}
+    return reserved() | {s.caption for s in all_scenes() if combination(s) in trained}

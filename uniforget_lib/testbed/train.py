@@ -33,6 +33,7 @@ from ..evaluate import CLOSE, distance, stack
 from ..files import check_device, load_half, save_half, write_sums
 from ..models import FAMILIES as ADAPTERS
 from ..models import WEIGHTS
+from . import FAMILIES as READY
 from . import vae as vae_module
 from .flow import SIZES, FlowModel
 from .folder import read_items
@@ -76,7 +77,7 @@ FAMILIES |= {f"flux-{name}": partial(FlowModel, **size) for name, size in SIZES.
 PHASES = ("_neutral", "", "_control")
 STAGES = ("vae", "judge", "descriptor", *(f"{family}{phase}" for family in FAMILIES for phase in PHASES
                                           if "-" not in family or phase != "_control"))  # fmt: skip
-SHIPPED = ("judge", "descriptor", "base", "flux", "flux_control", "unet", "unet_control", "logs")
+SHIPPED = ("judge", "descriptor", "base", *(f"{family}{phase}" for family in READY for phase in PHASES[1:]), "logs")
 
 
 def train_vae(recipe: Recipe, out: Path, device: torch.device, stop_after: int | None = None) -> None:

@@ -19,7 +19,7 @@ import hashlib
 import json
 import random
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
 
@@ -125,6 +125,12 @@ def combination(scene: Scene) -> str:
 def held_out(scene: Scene) -> bool:
     """True for about 1/6 of the combinations."""
     return hashlib.sha256(combination(scene).encode()).digest()[0] % 6 == 0
+
+
+def unseen_order(scene: Scene) -> bool:
+    """True where two objects in this order are held out in *every* layout: the model never met the one before the other."""
+    two = [layout for layout in WORLDS[scene.world].patterns if layout != "one"]
+    return scene.second is not None and all(held_out(replace(scene, layout=layout)) for layout in two)
 
 
 def paste(canvas: Image.Image, sprite: Image.Image, centre: tuple[int, int], size: int) -> None:
