@@ -25,16 +25,18 @@ def test_methods_are_compared_at_the_same_sparsity(rows):
         assert len({rows[method, level]["removed"] for method in ("uniforget", "random", "magnitude")}) == 1
 
 
-def test_at_medium_most_of_both_stands_and_at_strong_most_of_both_is_gone(rows):
+def test_at_medium_half_of_the_copies_go_and_at_strong_most_of_both(rows):
     assert rows["unpruned", "none"]["copied"].mean >= 0.9
-    for column in ("copied", "correct"):
-        assert rows["uniforget", "medium"][column].mean > 0.6 and rows["uniforget", "strong"][column].mean < 0.5
+    medium, strong = rows["uniforget", "medium"], rows["uniforget", "strong"]
+    assert 0.35 <= medium["copied"].mean <= 0.65
+    assert rows["unpruned", "none"]["correct"].mean - medium["correct"].mean < 0.15  # "a small loss"
+    assert strong["copied"].mean < 0.25 and strong["correct"].mean < 0.5
 
 
 def test_uniforget_spares_neutral_pictures_better_than_the_baselines(rows):
-    assert 0.25 <= rows["uniforget", "medium"]["removed"] <= 0.45  # "a third of all units"
+    assert 0.4 <= rows["uniforget", "medium"]["removed"] <= 0.5  # "more than two fifths of all units"
     for method in ("random", "magnitude"):
-        assert rows[method, "medium"]["correct"].mean < 0.5
+        assert rows[method, "medium"]["correct"].mean < 0.15
 
 
 def test_uniforget_forgets_more_for_the_same_price(rows):
@@ -48,11 +50,12 @@ def test_uniforget_forgets_more_for_the_same_price(rows):
 
 
 def test_no_curve_goes_straight_down_on_the_right(rows):
-    forgotten = [row for row in rows.values() if row["copied"].mean < 0.5]
+    forgotten = [row for row in rows.values() if row["copied"].mean < 0.25]
     assert forgotten and all(row["correct"].mean < 0.5 for row in forgotten)
 
 
-def test_selectivity_sets_in_with_the_strong_mask(rows):
+def test_selectivity_turns_round_with_the_strength(rows):
     found = {key: row["selectivity"].mean for key, row in rows.items() if "selectivity" in row}
-    assert found["uniforget", "weak"] < 1 < found["uniforget", "strong"]
-    assert found["uniforget", "strong"] > found["random", "strong"]
+    assert found["uniforget", "weak"] < 1
+    for level in ("medium", "strong"):
+        assert found["uniforget", level] > 1 and found["uniforget", level] > found["random", level]

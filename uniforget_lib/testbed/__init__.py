@@ -26,7 +26,7 @@ FAMILIES = ("flux",)  # that ship; the U-Net of `unet` is in training
 
 # Strengths of UniForget on each family, named by what they cost on neutral development prompts (relative change of the
 # latents .03, .1, .3): what ``python -m uniforget_lib.testbed.levels`` prints. No planted prompt takes part.
-LEVELS = {"flux": {"weak": 0.58, "medium": 2.6, "strong": 8.3}}
+LEVELS = {"flux": {"weak": 1.0, "medium": 3.1, "strong": 10.0}}
 # A twenty-fifth of the paper's mask steps, so a smaller learning rate: at the paper's 0.5 even beta 0.01 changed neutral
 # pictures by 0.1. The seed draws noise that no evaluation draws.
 CALIBRATION = {"steps": 4, "mask_steps": 80, "batch": 8, "lr": 0.2, "seed": 1000}

@@ -52,8 +52,9 @@ class Judge(nn.Module):
 
     @torch.no_grad()
     def embed(self, images: torch.Tensor) -> torch.Tensor:
-        """Features for distances of distributions (`evaluate.frechet`): [n, 128]."""
-        return self.trunk(self.features(images.to(next(self.parameters()).device) * 2 - 1)).cpu()
+        """Features for distances of distributions (`evaluate.frechet`), each with a mean square of 1: [n, 128]."""
+        hidden = self.trunk(self.features(images.to(next(self.parameters()).device) * 2 - 1))
+        return (F.normalize(hidden, dim=1) * hidden.shape[1] ** 0.5).cpu()
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         hidden = self.trunk(self.features(images * 2 - 1))
