@@ -13,7 +13,7 @@ from uniforget_lib.complement.uce import vectors
 from uniforget_lib.locate import random
 
 FORGET, ANCHOR, RETAIN = (
-    ["the emblem of zorwexlum"],
+    ["the emblem of kelwexvel"],
     ["a cat on a blue ground"],
     ["a tree on a white ground", "a fish on a gray ground"],
 )
@@ -101,14 +101,14 @@ def test_esd_comes_nearer_to_its_target(flux):
 
 
 def test_ablation_reads_each_prompt_as_its_own_anchor(flux):
-    forget, anchor = [*FORGET, "the portrait of zorwexlum"], [*ANCHOR, "a fish on a gray ground"]
-    found = complement.ablation(flux, forget, anchor, which="all", steps=60, lr=3e-5, images=4, sampling_steps=2)
+    forget, anchor = [*FORGET, "pink paper showing robot up to bell"], [*ANCHOR, "a fish on a gray ground"]
+    found = complement.ablation(flux, forget, anchor, which="all", steps=60, lr=1e-5, images=4, sampling_steps=2)
     x, sigma, (source, goal) = flux.noise(2, 5), flux.sigmas(2)[1], (flux.encode(p) for p in (forget, anchor))
     with torch.no_grad():
         wanted = flux.conditional(x, sigma, goal)
         errors = [(a.conditional(x, sigma, c) - wanted).pow(2).flatten(1).mean(1)
                   for a, c in ((flux, source), (found, source), (found, goal))]  # fmt: skip
-    assert (errors[1] < 0.6 * errors[0]).all() and (errors[2] < 0.8 * errors[0]).all()  # the anchor moves less
+    assert (errors[1] < 0.75 * errors[0]).all() and (errors[2] < 0.25 * errors[0]).all()  # the anchor moves less
 
 
 @pytest.mark.parametrize("family", ["sd", "flux"])
