@@ -29,7 +29,7 @@ def test_at_medium_half_of_the_copies_go_and_at_strong_most_of_both(rows):
     assert rows["unpruned", "none"]["copied"].mean >= 0.9
     medium, strong = rows["uniforget", "medium"], rows["uniforget", "strong"]
     assert 0.35 <= medium["copied"].mean <= 0.65
-    assert rows["unpruned", "none"]["correct"].mean - medium["correct"].mean < 0.15  # "a small loss"
+    assert medium["correct"].mean > 0.7 and medium["detail"].mean < 0.9 * rows["unpruned", "none"]["detail"].mean
     assert strong["copied"].mean < 0.25 and strong["correct"].mean < 0.5
 
 
