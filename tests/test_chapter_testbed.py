@@ -43,4 +43,45 @@ def test_the_models_are_at_the_floor_of_real_pictures(world):
         for distance in ("Fréchet", "kernel"):
             assert mine[distance].low <= real[distance].high
         assert mine["precision"] >= real["precision"] - 0.05 and abs(mine["recall"] - real["recall"]) < 0.15
-        assert mine["diversity"].low < 1 < mine["diversity"].high and real["recall"] < 0.5  # "recall looks low"
+        assert mine["diversity"].high > 1 and real["recall"] < 0.5  # "recall looks low"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_at_five_copies_it_depends_on_the_kind(family):
+    five = {
+        row["kind"]: row["copied"].mean for row in report("kinds.json") if (row["family"], row["copies"]) == (family, 5)
+    }
+    assert five["scene"] == 1 and max(five["template"], five["brand"]) < 0.7
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_extraction_finds_most_and_the_edges_fail(family):
+    found = {row["method"]: row for row in report("extraction.json") if row["family"] == family}
+    for name in ("carlini", "webster"):
+        assert found[name]["against neutral"].mean > 0.85 and found[name]["tpr_at_1_percent"].mean > 0.5  # "most"
+    assert found["carlini"]["against controls"].mean < found["carlini"]["against neutral"].mean
+    assert found["webster_edges"]["against neutral"].high < 0.5
+
+
+def test_errors_of_the_judges():
+    descriptor, siblings, brighter, moved = report("judges.json")
+    assert descriptor["missed"].mean == descriptor["passed"].mean == siblings["missed"].mean == 0
+    assert 0 < siblings["passed"].mean < 0.15  # "lets a few pass"
+    assert brighter["missed"].mean == 0 and moved["missed"].mean > 0.8  # "refuses most"
+    for row in report("rates.json"):
+        assert row["accepts_right"] == 1 and row["accepts_wrong"] == 0 and row["corrected"].low <= 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pairs_in_an_order_never_seen_come_out_wrong_for_both(family):
+    found = {row["model"]: row for row in report("unseen.json")}
+    mine, twin = found[family], found[f"{family} twin"]
+    assert 0.35 < mine["right, ground"].mean < 0.65 and mine["right, paper"].mean == twin["right, paper"].mean == 0
+    assert twin["right, ground"].low < mine["right, ground"].mean < twin["right, ground"].high  # "as often"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_even_single_copies_pull_away_from_the_twin(family):
+    found = {row["model"]: row for row in report("twin.json")}
+    for copies in (1, 5, 20, 100):
+        assert found[family][f"{copies} copies"].low > 2 * found[f"{family}, neutral prompts"][f"{copies} copies"].high

@@ -185,8 +185,8 @@ def test_refusals(flux):
 def test_attacks_keep_the_contract(tiny, name):
     before = weights(tiny)
     images = tiny.images(ANCHOR, steps=1)
-    found = stress.ATTACKS[name](tiny, images, FORGET, efforts=(0, 6, 3), lr={"dori": 0.3, "relearn": 3e-3}[name], batch=3,
-                                 seeds=(7, 8), sampling_steps=1)  # fmt: skip
+    found = stress.ATTACKS[name](tiny, images, FORGET, efforts=(0, 6, 3), batch=3, seeds=(7, 8), sampling_steps=1,
+                                 lr={"dori": 0.3, "memora": 3e-3, "relearn": 3e-3}[name])  # fmt: skip
     assert found.efforts == [0, 3, 6] and len(found.losses) == 6
     assert all(x.shape == (2, 1, 3, 64, 64) for x in found.images)
     assert torch.equal(found.images[0][1], tiny.images(FORGET, steps=1, seed=8))

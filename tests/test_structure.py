@@ -11,9 +11,9 @@ ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "uniforget_lib"
 FILES = sorted(LIBRARY.rglob("*.py"))
 # Lower may not import higher; the order is that of the pipeline.
-ORDER = ["files", "progress", "sites", "masks", "sampler", "hooks", "models", "detect", "locate", "prune", "complement", "stress", "evaluate", "report",
-         "viz", "testbed"]  # fmt: skip
-METHODS = ("detect", "locate", "complement", "stress")
+ORDER = ["files", "progress", "sites", "masks", "sampler", "hooks", "models", "detect", "locate", "prune", "complement", "mitigate", "stress",
+         "evaluate", "report", "viz", "testbed", "experiments"]  # fmt: skip
+METHODS = ("detect", "locate", "complement", "mitigate", "stress")
 
 
 def layer(path: Path) -> str:

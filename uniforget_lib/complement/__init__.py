@@ -1,11 +1,12 @@
 """Unlearning methods that are told what to forget: ``complement.<name>(adapter, forget, ...) -> adapter``, a copy.
 
-A new one is a file and a line here.
+A new one is a file and a line here. `retrain` is none of them: it is told what to keep, and repairs a pruned model.
 """
 
 from .ablation import ablation
 from .esd import esd
 from .fmn import fmn
+from .retrain import retrain
 from .salun import salun
 from .uce import uce
 

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..hooks import masked
+from ..hooks import masked, masked_steps
 from ..masks import Mask
 from .copying import threshold
 from .quality import change, detail
 from .stats import Estimate, bootstrap, bootstrap_ratio
 
 if TYPE_CHECKING:
+    from ..models import ModelAdapter
     from ..testbed import Item, Testbed
 
 
@@ -92,16 +93,36 @@ class Study:
         self.plain = self._draw()
         self.twin_planted = [twin.images(self.captions, seed=s) for s in seeds] if twin else None
 
-    def _draw(self, mask: Mask | None = None, seeds: int | None = None) -> list[tuple[Tensor, Tensor]]:
-        with masked(self.testbed.adapter, mask) if mask else nullcontext():
-            return [tuple(self.testbed.images(prompts, seed=s) for prompts in (self.captions, self.neutral))
+    def _draw(self, mask: Mask | Sequence[Mask] | None = None, seeds: int | None = None,
+              model: ModelAdapter | None = None) -> list[tuple[Tensor, Tensor]]:  # fmt: skip
+        testbed = replace(self.testbed, adapter=model) if model else self.testbed
+        adapter = testbed.adapter
+        if mask is None:
+            pruned = nullcontext()
+        elif isinstance(mask, Mask):
+            pruned = masked(adapter, mask)
+        else:
+            pruned = masked_steps(adapter, mask, adapter.sigmas(len(mask)))
+        with pruned:
+            return [tuple(testbed.images(prompts, seed=s) for prompts in (self.captions, self.neutral))
                     for s in self.seeds[:seeds]]  # fmt: skip
 
-    def outcome(self, mask: Mask | None = None, *, seeds: int | None = None) -> Outcome:
-        """Everything about ``mask`` (None: the unpruned model), with all noise seeds or only the first so many."""
-        drawn = self._draw(mask, seeds) if mask else self.plain[:seeds]
-        with torch.no_grad():
-            correct = [self.testbed.attributes(neutral, self.neutral)["all"] for _, neutral in drawn]
+    def outcome(self, mask: Mask | Sequence[Mask] | None = None, *, seeds: int | None = None,
+                model: ModelAdapter | None = None) -> Outcome:  # fmt: skip
+        """Everything about ``mask``, or about ``model`` (one that was pruned or trained: `complement`), or both.
+
+        Args:
+            mask: None prunes nothing; a list has a mask for each step of a sampling of as many steps (`masked_steps`).
+            seeds: how many of the noise seeds (None: all).
+        """
+        plain = mask is None and model is None
+        return self.measure(self.plain[:seeds] if plain else self._draw(mask, seeds, model))
+
+    @torch.no_grad()
+    def measure(self, drawn: Sequence[tuple[Tensor, Tensor]]) -> Outcome:
+        """`outcome` of pictures from elsewhere: for each of the first noise seeds those of the items and of the neutral
+        captions."""
+        correct = [self.testbed.attributes(neutral, self.neutral)["all"] for _, neutral in drawn]
         to_twin = [change(d[0], t) for d, t in zip(drawn, self.twin_planted)] if self.twin_planted else None
         return Outcome(
             copied=np.stack([self.testbed.distance(planted, self.items) <= self.limit for planted, _ in drawn]),

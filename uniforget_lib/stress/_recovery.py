@@ -17,7 +17,8 @@ class Recovery:
     """What an attack brought back.
 
     Attributes:
-        efforts: how many optimiser steps had been made, in rising order; 0 is before the attack.
+        efforts: how many optimiser steps had been made (of `paraphrase`: variants tried), in rising order; 0 is before the
+            attack.
         images: for each effort, what is drawn then: [seeds, n, 3, H, W] in [0, 1].
         losses: mean training loss of every step.
     """

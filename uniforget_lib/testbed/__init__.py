@@ -175,9 +175,12 @@ class Testbed:
         rng = random.Random(seed)
         return stack([draw(parse(c), rng) for c in captions])
 
-    def card(self, *, limit: float, **options) -> dict[str, Estimate]:
+    def card(self, *, limit: float, prompts: int = 96, seeds: Sequence[int] = range(4),
+             twin: Testbed | None = None) -> dict[str, Estimate]:  # fmt: skip
         """What a reader must know before believing anything measured here; see `card.measure`."""
-        return card.measure(self, limit=limit, **options)
+        pictures = card.gallery(self, prompts=prompts, seeds=seeds)
+        other = twin and {"planted": card.drawn(twin, [i.caption for i in self.planted()], seeds)}
+        return card.measure(self, pictures, limit=limit, twin=other)
 
 
 def _adapter(folder: Path, name: str, device: str, options: dict) -> ModelAdapter:

@@ -1,0 +1,58 @@
+"""What the prose of the chapter on detectors says is what its run found: read off its reports."""
+
+import pytest
+from test_chapter_testbed import report
+
+
+def rows(name, key):
+    return {row[key]: row for row in report(name) if row.get("family", "flux") == "flux"}
+
+
+def test_what_the_groups_return():
+    truth = {name: row["copies, flux"].mean for name, row in rows("truth.json", "group").items()}
+    assert truth["planted"] == 1 and truth["neutral"] == truth["strange"] == 0
+    assert 0.25 < truth["reworded"] < 0.4  # "more than a quarter"
+    assert 0 < truth["neighbours"] < 0.1 and 0 < truth["control"] < 0.1  # "a few"
+
+
+def test_the_best_are_the_cheapest():
+    found = rows("detect.json", "detector")
+    for name in ("webster", "wen", "asthana"):
+        assert found[name]["AUROC"].mean > 0.93 and found[name]["evaluations"] <= 4
+    assert abs(found["asthana"]["AUROC"].mean - found["wen"]["AUROC"].mean) < 0.01
+    assert found["carlini"]["evaluations"] == 32 and found["carlini"]["AUROC"].mean < found["webster"]["AUROC"].mean
+    assert all(0.65 < found[name]["AUROC"].mean < 0.93 for name in ("ren_e", "ren_d"))  # "in between"
+    for name in ("jeon", "bright_ending"):
+        assert found[name]["AUROC"].low < 0.5 < found[name]["AUROC"].high  # "no help"
+    assert found["webster_edges"]["AUROC"].high < 0.5  # "point the wrong way"
+    tpr = found["wen"]["TPR"]
+    assert 0.25 < tpr.mean < 0.45 and tpr.low < 0.1 and tpr.high > 0.65  # "a third", "three quarters"
+
+
+def test_an_oddity_detector_wins_against_ordinary_captions_alone():
+    found = rows("hard.json", "detector")
+    assert found["ren_d"]["against neutral"].mean > 0.97 and found["ren_d"]["against control"].mean < 0.65
+    assert found["ren_d"]["against neutral"].mean == max(row["against neutral"].mean for row in found.values())
+    for name in ("webster", "wen", "asthana"):
+        kinds = {k: v.mean for k, v in found[name].items() if k.startswith("against")}
+        assert min(kinds.values()) > 0.85 and min(kinds, key=kinds.get) == "against neighbours"
+
+
+def test_more_noises_help_and_more_steps_do_not():
+    found = {(row["steps"], row["seeds"]): row for row in report("more.json") if row["family"] == "flux"}
+    assert abs(found[1, 4]["AUROC"].mean - found[1, 1]["AUROC"].mean) < 0.03
+    assert found[1, 4]["TPR"].mean == pytest.approx(2 / 3, abs=0.1)
+    for seeds in (1, 4):
+        row = found[8, seeds]
+        assert row["AUROC"].low < 0.5 < row["AUROC"].high and row["controls_only"].mean < 0.5
+
+
+def test_thresholds_move():
+    wen = rows("moved.json", "detector")["wen"]
+    for name, said in {"hits": 13, "misses": 7, "alarms": 4, "passes": 161}.items():
+        assert wen[name] == pytest.approx(said, abs=1)  # another machine may round a prompt across the threshold
+
+
+def test_no_map_tells_the_halves_apart():
+    found = rows("where.json", "map")
+    assert len(found) == 3 and all(abs(row["IoU"].mean - 0.5) < 0.02 for row in found.values())

@@ -1,0 +1,103 @@
+"""Experiments: every cell computes, rows are stored as they come, and stored rows are what the code finds today."""
+
+import numpy as np
+import pytest
+import torch
+
+from uniforget_lib import Mask, Report, UniForget, evaluate, experiments, locate
+from uniforget_lib.experiments import Lab, causes, recipe
+from uniforget_lib.testbed import CALIBRATION, FAMILIES
+
+
+@pytest.fixture(scope="module")
+def lab():
+    return Lab.load(
+        "flux", seeds=(0,), neutral=4, train=4, config=UniForget(**CALIBRATION | {"mask_steps": 2, "batch": 2})
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", experiments.EXPERIMENTS)
+def test_every_experiment_gives_rows_with_intervals(lab, name, tmp_path):
+    keys = [tuple(key.items()) for key, _ in experiments.EXPERIMENTS[name](lab)]
+    assert len(set(keys)) == len(keys) > 1
+    report = experiments.run(name, lab, tmp_path, limit=2)
+    assert len(report.rows) == 2
+    for row, key in zip(report.rows, keys):
+        assert dict(key).items() <= row.items() and row["family"] == "flux" and row["library"]
+        estimates = [v for v in row.values() if isinstance(v, evaluate.Estimate)]
+        assert estimates and all(e.low <= e.mean <= e.high for e in estimates)
+
+
+def test_a_run_goes_on_where_it_was(lab, tmp_path, monkeypatch):
+    calls = []
+
+    def toy(lab):
+        for k in range(3):
+            yield {"k": k}, lambda k=k: calls.append(k) or {"value": k**2}
+
+    monkeypatch.setitem(experiments.EXPERIMENTS, "toy", toy)
+    experiments.run("toy", lab, tmp_path, limit=2)
+    report = experiments.run("toy", lab, tmp_path)
+    assert calls == [0, 1, 2] and [row["value"] for row in report.rows] == [0, 1, 4]
+    assert experiments.stored("toy", tmp_path).rows == report.rows
+    with pytest.raises(ValueError, match="'other' has no results"):
+        experiments.stored("other", tmp_path)
+    with pytest.raises(ValueError, match="experiment 'other'"):
+        experiments.run("other", lab, tmp_path)
+
+
+def test_nobody_is_told_what_is_tested(lab):
+    tested = set(lab.study.captions) | set(lab.study.neutral) | set(lab.elsewhere.neutral)
+    told = set(lab.captions()) | set(lab.prompts()) | set(lab.prompts("paper"))
+    assert not tested & told
+    words = set(" ".join(recipe.random_words(64, without=recipe.names(lab))).split())
+    assert words and not words & recipe.names(lab)
+    assert set(" ".join(recipe.random_words(64)).split()) & recipe.names(lab)
+
+
+def test_overlap_of_masks():
+    a, b = (Mask({"x": torch.tensor(v), "y": torch.ones(4)}) for v in ([0.0, 0, 1, 1], [0.0, 1, 0, 1]))
+    assert recipe.overlap(a, b) == pytest.approx(1 / 3) and recipe.overlap(a, a) == 1
+    assert recipe.by_chance(a, b) == pytest.approx(1 / 3)  # a quarter of the site in both, three quarters in either
+
+
+def test_a_study_takes_masks_by_step_models_and_pictures(lab):
+    study, adapter = lab.study, lab.bed.adapter
+    mask = locate.random(adapter).mask(ratio=0.1)
+    one = study.outcome(mask)
+    assert np.array_equal(study.outcome([mask] * 4).neutral_change, one.neutral_change)
+    ones = Mask.ones(adapter.sites(("ffn", "norm")), adapter.fingerprint)
+    some = study.outcome([ones, ones, mask, mask]).neutral_change.mean()
+    assert 0 < some < one.neutral_change.mean()
+    twin = study.outcome(model=lab.twin.adapter)
+    assert twin.copied.mean() == 0 and twin.to_twin.max() == 0
+    assert np.array_equal(study.measure(study.plain).correct, study.outcome().correct)
+
+
+def test_a_blur_takes_as_much_detail_as_the_mask(lab):
+    mask = locate.random(lab.bed.adapter).mask(ratio=0.2)
+    masked, blurred = lab.study.outcome(mask), causes.blurred(lab, mask)
+    assert blurred.detail.mean() == pytest.approx(min(masked.detail.mean(), lab.study.outcome().detail.mean()), rel=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES if (experiments.RESULTS / "locators.json").is_file() else ())
+def test_stored_rows_are_found_again(family):
+    """The unpruned model and a random mask, with the settings of the stored run: nothing hidden decides them."""
+    rows = {(r["method"], r["ratio"]): r for r in experiments.stored("locators").rows
+            if r["family"] == family and r["scope"] == "ffn" or r["method"] == "unpruned"}  # fmt: skip
+    lab = Lab.load(family)
+    mask = locate.random(lab.bed.adapter, kinds=("ffn",)).mask(ratio=0.1)
+    for row, found in ((rows["unpruned", 0.0], lab.judge(None)), (rows["random", 0.1], lab.judge(mask))):
+        for name in ("copied", "correct", "neutral_change", "detail"):
+            assert found[name].mean == pytest.approx(row[name].mean, abs=0.03)
+
+
+@pytest.mark.parametrize("name", [p.stem for p in experiments.RESULTS.glob("*.json")])
+def test_stored_experiments_are_complete(name):
+    report = experiments.stored(name)
+    assert isinstance(report, Report) and {"seed", "device", "library", "versions"} <= report.meta.keys()
+    for family in {row["family"] for row in report.rows}:
+        keys = [{"family": family} | key for key, _ in experiments.EXPERIMENTS[name](Lab.load(family))]
+        assert all(any(key.items() <= row.items() for row in report.rows) for key in keys)

@@ -1,0 +1,65 @@
+"""Experiments that take too long for a notebook: ``python -m uniforget_lib.experiments ablation --family flux``.
+
+An experiment is a function of a `Lab` that yields *cells*: a key, and how to compute the row under it. Rows are stored as
+they come, each with the library's hash and its seconds, so that an interrupted run goes on where it was; notebooks read
+them with `stored`. A new experiment is one function and a line in `EXPERIMENTS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from time import perf_counter
+
+from ..report import Report, library_hash, provenance
+from . import causes, locators, recipe
+from .lab import Lab
+
+EXPERIMENTS: dict[str, Callable[[Lab], Iterable]] = {
+    "locators": locators.locators,
+    "kinds": recipe.kinds,
+    "strength": recipe.strength,
+    "agreement": recipe.agreement,
+    "prompts": recipe.prompts,
+    "steps": recipe.steps,
+    "removed": causes.removed,
+    "dose": causes.dose,
+    "sites": causes.sites,
+    "latents": causes.latents,
+}
+RESULTS = Path(__file__).parent / "results"
+
+
+def stored(name: str, folder: Path = RESULTS) -> Report:
+    """What an experiment found when it was last run. Raises ValueError for a name without results."""
+    path = Path(folder) / f"{name}.json"
+    if not path.is_file():
+        raise ValueError(
+            f"{name!r} has no results in {folder}; there are {sorted(p.stem for p in Path(folder).glob('*.json'))}"
+        )
+    return Report.from_json(path)
+
+
+def run(name: str, lab: Lab, folder: Path = RESULTS, limit: int | None = None) -> Report:
+    """Compute the rows of an experiment that are not stored yet, at most ``limit`` of them.
+
+    Raises ValueError for an unknown name, before anything is computed.
+    """
+    if name not in EXPERIMENTS:
+        raise ValueError(f"experiment {name!r}: use one of {sorted(EXPERIMENTS)}")
+    path, device = Path(folder) / f"{name}.json", lab.bed.adapter.device
+    report = Report.from_json(path) if path.is_file() else Report(provenance(seed=0, device=device))
+    for key, compute in EXPERIMENTS[name](lab):
+        key = {"family": lab.bed.family, **key}
+        if any(all(row.get(k) == v for k, v in key.items()) for row in report.rows):
+            continue
+        if limit is not None and limit < 1:
+            break
+        limit = None if limit is None else limit - 1
+        start = perf_counter()
+        rows = compute()
+        seconds = round(perf_counter() - start, 1)
+        for row in rows if isinstance(rows, Sequence) else [rows]:
+            report.add(**key, **row, seconds=seconds, library=library_hash())
+        report.to_json(path)
+    return report
