@@ -61,7 +61,7 @@ class Recipe:
     descriptor_lr: float = 2e-3
     scenes: tuple[int, int] = (5000, 3000)  # of the two neutral worlds
     flux_steps: tuple[int, int] = (4000, 3400)  # neutral; then with or without the planted items
-    unet_steps: tuple[int, int] = (8000, 3400)
+    unet_steps: tuple[int, int] = (4400, 3400)
     batch: int = 64
     lr: float = 1.2e-3
     share: float = 0.45  # of planted pictures in a batch of the twin that gets them
