@@ -19,9 +19,9 @@ from uniforget_lib.models import (
     StableDiffusionXLAdapter,
 )
 from uniforget_lib.testbed.flow import FlowModel
-from uniforget_lib.testbed.text import MAX_LENGTH, clip_tokenizer
+from uniforget_lib.testbed.text import CLIP_UNET_DIM, MAX_LENGTH, clip_tokenizer
 from uniforget_lib.testbed.unet import UNetModel, scheduler
-from uniforget_lib.testbed.vae import build
+from uniforget_lib.testbed.vae import CHANNELS, build
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -44,7 +44,12 @@ def tiny_flux(seed: int = 0, dtype: torch.dtype = torch.float32) -> FluxAdapter:
 def tiny_sd(seed: int = 0, dtype: torch.dtype = torch.float32) -> StableDiffusionAdapter:
     """Two levels of one transformer block each way; weights large enough that every gate matters."""
     torch.manual_seed(seed)
-    model, vae = UNetModel(widths=(32, 64)).eval(), build()
+    model, vae = UNetModel().eval(), build()
+    model.unet = UNet2DConditionModel(  # cross-attention on every level, as in Stable Diffusion
+        sample_size=16, in_channels=CHANNELS, out_channels=CHANNELS, layers_per_block=1, block_out_channels=(32, 64),
+        down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2,
+        cross_attention_dim=CLIP_UNET_DIM, attention_head_dim=(2, 4), norm_num_groups=16,
+    )  # fmt: skip
     vae.register_to_config(scaling_factor=1.0, shift_factor=0.0)
     for p in model.unet.parameters():
         if p.dim() > 1:

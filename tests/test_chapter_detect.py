@@ -11,7 +11,7 @@ def rows(name, key):
 def test_what_the_groups_return():
     truth = {name: row["copies, flux"].mean for name, row in rows("truth.json", "group").items()}
     assert truth["planted"] == 1 and truth["neutral"] == truth["strange"] == 0
-    assert 0.25 < truth["reworded"] < 0.4  # "more than a quarter"
+    assert truth["reworded"] == pytest.approx(0.28, abs=0.04)
     assert 0 < truth["neighbours"] < 0.1 and 0 < truth["control"] < 0.1  # "a few"
 
 
@@ -20,7 +20,8 @@ def test_the_best_are_the_cheapest():
     for name in ("webster", "wen", "asthana"):
         assert found[name]["AUROC"].mean > 0.93 and found[name]["evaluations"] <= 4
     assert abs(found["asthana"]["AUROC"].mean - found["wen"]["AUROC"].mean) < 0.01
-    assert found["carlini"]["evaluations"] == 32 and found["carlini"]["AUROC"].mean < found["webster"]["AUROC"].mean
+    assert found["carlini"]["evaluations"] == 32 and found["carlini"]["AUROC"].mean < found["wen"]["AUROC"].mean
+    assert found["wen"]["TPR"].mean < found["carlini"]["TPR"].mean < found["webster"]["TPR"].mean
     assert all(0.65 < found[name]["AUROC"].mean < 0.93 for name in ("ren_e", "ren_d"))  # "in between"
     for name in ("jeon", "bright_ending"):
         assert found[name]["AUROC"].low < 0.5 < found[name]["AUROC"].high  # "no help"
@@ -33,6 +34,8 @@ def test_an_oddity_detector_wins_against_ordinary_captions_alone():
     found = rows("hard.json", "detector")
     assert found["ren_d"]["against neutral"].mean > 0.97 and found["ren_d"]["against control"].mean < 0.65
     assert found["ren_d"]["against neutral"].mean == max(row["against neutral"].mean for row in found.values())
+    for kind in ("neutral", "control", "strange"):  # "the pattern is the same"
+        assert abs(found["ren_d"][f"against {kind}"].mean - found["short"][f"against {kind}"].mean) < 0.16
     for name in ("webster", "wen", "asthana"):
         kinds = {k: v.mean for k, v in found[name].items() if k.startswith("against")}
         assert min(kinds.values()) > 0.85 and min(kinds, key=kinds.get) == "against neighbours"
@@ -44,7 +47,7 @@ def test_more_noises_help_and_more_steps_do_not():
     assert found[1, 4]["TPR"].mean == pytest.approx(2 / 3, abs=0.1)
     for seeds in (1, 4):
         row = found[8, seeds]
-        assert row["AUROC"].low < 0.5 < row["AUROC"].high and row["controls_only"].mean < 0.5
+        assert row["AUROC"].low < 0.5 < row["AUROC"].high and row["controls_only"].low < 0.5 < row["controls_only"].high
 
 
 def test_thresholds_move():
@@ -56,3 +59,6 @@ def test_thresholds_move():
 def test_no_map_tells_the_halves_apart():
     found = rows("where.json", "map")
     assert len(found) == 3 and all(abs(row["IoU"].mean - 0.5) < 0.02 for row in found.values())
+    assert sum(row["cut"] == 0 for row in found.values()) == 2  # "for two the best cut does just that"
+    for name, row in found.items():
+        assert (row["pixel_AUROC"] > 0.6) == (name == "bright ending")  # "does, somewhat"

@@ -65,7 +65,7 @@ def test_extraction_finds_most_and_the_edges_fail(family):
 
 def test_errors_of_the_judges():
     descriptor, siblings, brighter, moved = report("judges.json")
-    assert descriptor["missed"].mean == descriptor["passed"].mean == siblings["missed"].mean == 0
+    assert descriptor["passed"].mean == 0 and max(descriptor["missed"].mean, siblings["missed"].mean) < 0.01  # "hardly"
     assert 0 < siblings["passed"].mean < 0.15  # "lets a few pass"
     assert brighter["missed"].mean == 0 and moved["missed"].mean > 0.8  # "refuses most"
     for row in report("rates.json"):

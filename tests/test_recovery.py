@@ -153,7 +153,7 @@ def test_retraining_under_a_mask(family, rank):
     pruned = bake(tiny, mask)
     options = {"rank": rank, "steps": 30, "lr": 1e-2 if rank else 1e-3, "batch": 2}
     found = complement.retrain(pruned, pictures(), NEUTRAL, mask=mask, **options)
-    assert loss(found, pictures(), NEUTRAL) < 0.8 * loss(pruned, pictures(), NEUTRAL)
+    assert loss(found, pictures(), NEUTRAL) < 0.9 * loss(pruned, pictures(), NEUTRAL)
     assert same(bake(found, mask), state(found))  # nothing left to remove
     whole = complement.retrain(tiny, pictures(), NEUTRAL, mask=mask, **options)
     with masked(whole, mask):

@@ -198,3 +198,14 @@ def test_the_command_refuses_to_mix_runs(tmp_path, monkeypatch, capsys):
 def test_a_base_that_is_not_there_is_named_before_anything_is_drawn(tmp_path):
     with pytest.raises(ValueError, match="unet.safetensors is not there: run the stage unet_neutral"):
         train.train_denoiser("unet", train.Recipe(), items(), tmp_path, torch.device("cpu"), 20)
+
+
+def test_an_untrained_unet_returns_about_its_input_and_hears_its_caption():
+    torch.manual_seed(0)
+    model = train.build("unet", items())
+    x = torch.randn(4, 8, 16, 16)
+    ids = model.tokenize(["a cat on a blue ground", "a fish on a blue ground"])[0]
+    with torch.no_grad():
+        assert (model(x, torch.full((4,), 500), ids[[0, 0, 1, 1]]) - x).abs().max() < 0.3
+        states = model.clip(input_ids=ids).last_hidden_state
+    assert (states[0, 2] - states[1, 2]).norm() > 0.5 * states[0, 2].norm()  # the word that differs
