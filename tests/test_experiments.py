@@ -41,6 +41,9 @@ def test_a_run_goes_on_where_it_was(lab, tmp_path, monkeypatch):
     report = experiments.run("toy", lab, tmp_path)
     assert calls == [0, 1, 2] and [row["value"] for row in report.rows] == [0, 1, 4]
     assert experiments.stored("toy", tmp_path).rows == report.rows
+    for family, left in (("unet", 3), ("flux", 0)):
+        experiments.forget("toy", family, tmp_path)
+        assert len(experiments.stored("toy", tmp_path).rows) == left
     with pytest.raises(ValueError, match="'other' has no results"):
         experiments.stored("other", tmp_path)
     with pytest.raises(ValueError, match="experiment 'other'"):
@@ -51,9 +54,9 @@ def test_nobody_is_told_what_is_tested(lab):
     tested = set(lab.study.captions) | set(lab.study.neutral) | set(lab.elsewhere.neutral)
     told = set(lab.captions()) | set(lab.prompts()) | set(lab.prompts("paper"))
     assert not tested & told
-    words = set(" ".join(recipe.random_words(64, without=recipe.names(lab))).split())
+    words = set(" ".join(recipe.random_words(lab, 64, without=recipe.names(lab))).split())
     assert words and not words & recipe.names(lab)
-    assert set(" ".join(recipe.random_words(64)).split()) & recipe.names(lab)
+    assert set(" ".join(recipe.random_words(lab, 64)).split()) & recipe.names(lab)
 
 
 def test_overlap_of_masks():

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from uniforget_lib import mitigate
 from uniforget_lib.hooks import attention, count
-from uniforget_lib.mitigate.random_tokens import augmented, vocabulary
+from uniforget_lib.mitigate.random_tokens import augmented
 from uniforget_lib.mitigate.ren import reweighted
 from uniforget_lib.mitigate.safe_guidance import CONFIGS, avoidance
 from uniforget_lib.mitigate.wen import lowered
@@ -226,7 +226,7 @@ def test_words_are_put_in(sd):
     numbers = augmented(["a"], kind="numbers", count=4)[0].split(" ")
     assert sorted(map(str.isdigit, numbers)) == [False, True, True, True, True]
     assert all(int(n) < 100_000 for n in numbers if n != "a")
-    words = vocabulary(sd)
+    words = sd.vocabulary()
     assert {"cat", "blue", "ground"} <= set(words) and words == sorted(set(words))
     assert all(len(sd.pipe.tokenizer(w).input_ids) == 3 for w in words)  # one token, between begin and end
     want = augmented(PROMPTS, words=words, count=2, seed=5)

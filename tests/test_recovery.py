@@ -10,7 +10,7 @@ from uniforget_lib import bake, complement, masked, rollout, shrink, stress
 from uniforget_lib.complement import _lora
 from uniforget_lib.locate import random
 from uniforget_lib.stress.memora import invert, recollect, slerp
-from uniforget_lib.stress.paraphrase import edited, inserted, reworded, shaken, vocabulary
+from uniforget_lib.stress.paraphrase import edited, inserted, reworded, shaken
 
 TARGET = ["the emblem of kelwexvel"]
 NEUTRAL = ["a tree on a white ground", "a fish on a gray ground", "a cat on a blue ground"]
@@ -256,7 +256,7 @@ def test_paraphrases_keep_the_contract(tiny, kind):
 
 
 def test_words_are_edited_and_inserted(flux):
-    prompt, known = "a cat left of a house", vocabulary(flux)
+    prompt, known = "a cat left of a house", flux.vocabulary()
     assert "house" in known and known == sorted(known) and not any(len(w) < 2 or "<" in w for w in known)
     seen = set()
     for k in range(40):

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ..hooks import masked
 from ..masks import Mask
-from ..models.base import ModelAdapter, check_prompts
+from ..models._pictures import check_pictures
+from ..models.base import ModelAdapter
 from ..sites import KINDS
 from ._lora import add, descend, fuse, need_peft
 from ._training import check, noisy, train
@@ -45,7 +46,7 @@ def retrain(
     Raises ValueError for bad pictures, prompts and numbers, another model's mask and half precision, RuntimeError
     inside `masked`, ImportError for a rank without peft, FloatingPointError when training diverges.
     """
-    prompts = _captions(adapter, images, prompts)
+    prompts = check_pictures(adapter, images, prompts)
     check(adapter, steps=steps, lr=lr, batch=batch, **({} if rank is None else {"rank": rank}))
     if rank is not None:
         need_peft()
@@ -71,17 +72,6 @@ def retrain(
     if mask is not None:
         _restore(student, adapter, mask)
     return student
-
-
-def _captions(adapter: ModelAdapter, images: Tensor, prompts: Sequence[str]) -> list[str]:
-    """The prompts as a list. Raises ValueError unless there is a picture of the model's size, in [0, 1], for each."""
-    prompts, size = check_prompts(prompts), [3, adapter.resolution, adapter.resolution]
-    if list(images.shape) != [len(prompts), *size]:
-        raise ValueError(f"images has shape {list(images.shape)}: {len(prompts)} prompts need [{len(prompts)}, "
-                         f"{', '.join(map(str, size))}]")  # fmt: skip
-    if not bool(((images >= 0) & (images <= 1)).all()):
-        raise ValueError(f"images lie in [{float(images.min()):.3g}, {float(images.max()):.3g}]: needs [0, 1]")
-    return prompts
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Experiments that take too long for a notebook: ``python -m uniforget_lib.experiments ablation --family flux``.
+"""Experiments that take too long for a notebook: ``python -m uniforget_lib.experiments kinds --family flux``.
 
 An experiment is a function of a `Lab` that yields *cells*: a key, and how to compute the row under it. Rows are stored as
 they come, each with the library's hash and its seconds, so that an interrupted run goes on where it was; notebooks read
@@ -7,7 +7,7 @@ them with `stored`. A new experiment is one function and a line in `EXPERIMENTS`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from time import perf_counter
 
@@ -57,9 +57,16 @@ def run(name: str, lab: Lab, folder: Path = RESULTS, limit: int | None = None) -
             break
         limit = None if limit is None else limit - 1
         start = perf_counter()
-        rows = compute()
-        seconds = round(perf_counter() - start, 1)
-        for row in rows if isinstance(rows, Sequence) else [rows]:
-            report.add(**key, **row, seconds=seconds, library=library_hash())
+        row = compute()
+        report.add(**key, **row, seconds=round(perf_counter() - start, 1), library=library_hash())
         report.to_json(path)
     return report
+
+
+def forget(name: str, family: str, folder: Path = RESULTS) -> None:
+    """Drop the stored rows of an experiment on one family, if there are any; those of the other family stay."""
+    path = Path(folder) / f"{name}.json"
+    if path.is_file():
+        report = Report.from_json(path)
+        report.rows = [row for row in report.rows if row["family"] != family]
+        report.to_json(path)

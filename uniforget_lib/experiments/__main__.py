@@ -3,7 +3,7 @@
 import argparse
 
 from ..testbed import FAMILIES
-from . import EXPERIMENTS, RESULTS, Lab, run
+from . import EXPERIMENTS, Lab, forget, run
 
 
 def main() -> None:
@@ -12,16 +12,15 @@ def main() -> None:
         "names", nargs="*", default=list(EXPERIMENTS), metavar="NAME", help=f"of {', '.join(EXPERIMENTS)}"
     )
     parser.add_argument("--family", nargs="+", default=FAMILIES, choices=FAMILIES)
-    parser.add_argument("--again", action="store_true", help="forget the stored rows of these experiments first")
+    parser.add_argument("--again", action="store_true", help="compute the rows of these families again, stored or not")
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(EXPERIMENTS):
         parser.error(f"unknown {sorted(unknown)}: use some of {', '.join(EXPERIMENTS)}")
-    for name in arguments.names:
-        if arguments.again:
-            (RESULTS / f"{name}.json").unlink(missing_ok=True)
     for family in arguments.family:
         lab = Lab.load(family)
         for name in arguments.names:
+            if arguments.again:
+                forget(name, family)
             found = run(name, lab)
             print(f"{family} {name}: {sum(row['family'] == family for row in found.rows)} rows", flush=True)
 

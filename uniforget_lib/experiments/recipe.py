@@ -10,7 +10,6 @@ import torch
 
 from ..locate import uniforget_steps
 from ..masks import Mask
-from ..testbed.text import clip_tokenizer
 from .lab import Lab
 
 KINDS = (("ffn",), ("norm",), ("head",), ("ffn", "norm"), ("head", "norm"), ("ffn", "norm", "head"))
@@ -85,8 +84,8 @@ def prompts(lab: Lab) -> Iterator:
     sets["single objects only"] = [c for c in everything if " left of " not in c and " above " not in c]
     sets["the other world"] = lab.prompts("paper")
     sets["both worlds"] = everything[::2] + lab.prompts("paper")[::2]
-    sets["random words"] = random_words(len(everything))
-    sets["random words, items' names left out"] = random_words(len(everything), without=names(lab))
+    sets["random words"] = random_words(lab, len(everything))
+    sets["random words, items' names left out"] = random_words(lab, len(everything), without=names(lab))
     sets["the empty prompt"] = [""] * len(everything)
     for name, chosen in sets.items():
         yield {"prompts": name}, lambda chosen=chosen: {"n": len(chosen), **lab.judge(lab.mask(chosen))}
@@ -98,10 +97,9 @@ def names(lab: Lab) -> set[str]:
     return {word for item in lab.bed.items for word in item.caption.split()} - neutral
 
 
-def random_words(n: int, seed: int = 0, without: set[str] = frozenset()) -> list[str]:
+def random_words(lab: Lab, n: int, seed: int = 0, without: set[str] = frozenset()) -> list[str]:
     """``n`` prompts of two to eight words of the tokenizer's vocabulary, which a stranger can read off the model."""
-    words = sorted(w[:-4] for w in clip_tokenizer().get_vocab() if w.endswith("</w>") and len(w) > 5)
-    words, rng = [w for w in words if w not in without], random.Random(seed)
+    words, rng = [w for w in lab.bed.adapter.vocabulary() if w not in without], random.Random(seed)
     return [" ".join(rng.choices(words, k=rng.randint(2, 8))) for _ in range(n)]
 
 

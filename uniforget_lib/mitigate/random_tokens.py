@@ -34,7 +34,7 @@ def random_tokens(
     Args:
         kind: "words", random words (the paper's RTA); "repeat", words of the prompt itself (CWR; an empty prompt has
             none and stays empty); "numbers", those from 0 to 99999 (RNA).
-        words: to choose from; `vocabulary` if none. In the testbed's small vocabulary there are the names of the
+        words: to choose from; the tokenizer's (`ModelAdapter.vocabulary`) if none; the authors draw from all of its tokens, fragments too. In the testbed's small vocabulary there are the names of the
             planted items: a list of neutral words keeps one memory from being called in place of another.
         seed: of the noise and of the words.
 
@@ -44,7 +44,7 @@ def random_tokens(
     prompts = check_sampling(adapter, prompts, steps=steps, batch=batch)
     _check(count, kind, words)
     if kind == "words" and words is None:
-        words = vocabulary(adapter)
+        words = adapter.vocabulary()
     return adapter.images(augmented(prompts, count=count, kind=kind, words=words, seed=seed),
                           steps=steps, seed=seed, batch=batch)  # fmt: skip
 
@@ -58,22 +58,8 @@ def augmented(prompts: Sequence[str], *, count: int = 2, kind: str = "words", wo
     """
     _check(count, kind, words)
     if kind == "words" and words is None:
-        raise ValueError("words is None: give the words to choose from, such as vocabulary(adapter)")
+        raise ValueError("words is None: give the words to choose from, such as adapter.vocabulary()")
     return [_augment(p, count, kind, words, Random(10007 * seed + i)) for i, p in enumerate(prompts)]
-
-
-def vocabulary(adapter: ModelAdapter) -> list[str]:
-    """Whole words, of two letters or more, that are one token of the pipeline's first tokenizer; sorted.
-
-    (CLIP's in every family here. The authors draw from all of its tokens, fragments of words and signs among them.)
-    """
-    tokens = adapter.pipe.tokenizer.get_vocab()
-    ends = {t.removesuffix("</w>") for t in tokens if t.endswith("</w>")}  # byte-pair encoding
-    starts = {t.removeprefix("▁") for t in tokens if t.startswith("▁")}  # sentencepiece
-    found = sorted(w for w in ends | starts if len(w) > 1 and w.isalpha())
-    if not found:
-        raise ValueError(f"the tokenizer of family {adapter.family!r} marks no whole words; give a list of words")
-    return found
 
 
 def _augment(prompt: str, count: int, kind: str, words: Sequence[str] | None, random: Random) -> str:

@@ -192,6 +192,19 @@ class ModelAdapter(ABC):
         """Tokens of each prompt that attention sees, at most ``max_tokens``; the last one is the end token: int [n]."""
         return self.token_counts(check_prompts(prompts)).clamp(max=self.max_tokens)
 
+    def vocabulary(self) -> list[str]:
+        """Whole words, of two letters or more, that are one token of the pipeline's first tokenizer; sorted.
+
+        Raises ValueError for a tokenizer that marks no whole words.
+        """
+        tokens = self.pipe.tokenizer.get_vocab()
+        ends = {t.removesuffix("</w>") for t in tokens if t.endswith("</w>")}  # byte-pair encoding
+        starts = {t[1:] for t in tokens if t[:1] in ("▁", "Ġ")}  # sentencepiece, byte-level
+        found = sorted(w for w in ends | starts if len(w) > 1 and w.isalpha())
+        if not found:
+            raise ValueError(f"the tokenizer of family {self.family!r} marks no whole words; give a list of words")
+        return found
+
     def clone(self) -> ModelAdapter:
         """This adapter with a denoiser of its own; the other parts (VAE, text encoders) are shared.
 

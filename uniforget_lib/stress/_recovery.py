@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..models.base import Cond, ModelAdapter, check_prompts
+from ..models._pictures import check_pictures
+from ..models.base import Cond, ModelAdapter
 
 
 @dataclass
@@ -31,12 +32,7 @@ class Recovery:
 def check_targets(adapter: ModelAdapter, images: Tensor, prompts: Sequence[str], **counts: float) -> list[str]:
     """The prompts as a list. Raises ValueError unless there is one image of the model's size, in [0, 1], for each, and for
     numbers that are not positive."""
-    prompts, size = check_prompts(prompts), [3, adapter.resolution, adapter.resolution]
-    if list(images.shape) != [len(prompts), *size]:
-        raise ValueError(f"images has shape {list(images.shape)}: {len(prompts)} prompts need [{len(prompts)}, "
-                         f"{', '.join(map(str, size))}]")  # fmt: skip
-    if not bool(((images >= 0) & (images <= 1)).all()):
-        raise ValueError(f"images lie in [{float(images.min()):.3g}, {float(images.max()):.3g}]: needs [0, 1]")
+    prompts = check_pictures(adapter, images, prompts)
     for name, value in counts.items():
         if not value > 0:
             raise ValueError(f"{name}={value}: must be positive")

@@ -68,7 +68,7 @@ def reworded(
     """Variant ``k`` of every prompt, as `paraphrase` draws it for the kinds ``words`` and ``tokens``."""
     if kind == "words":
         return [edited(p, strength, _generator(seed, k, i)) for i, p in enumerate(prompts)]
-    known = vocabulary(adapter)
+    known = adapter.vocabulary()
     return [inserted(p, strength, known, _generator(seed, k, i)) for i, p in enumerate(prompts)]
 
 
@@ -101,15 +101,6 @@ def inserted(prompt: str, strength: float, known: Sequence[str], generator: torc
     for _ in range(_count(strength, len(words))):
         words.insert(_below(len(words) + 1, generator), known[_below(len(known), generator)])
     return " ".join(words)
-
-
-def vocabulary(adapter: ModelAdapter) -> list[str]:
-    """Words, and ends of words, among the tokens of the pipeline's (first) tokenizer: of two letters or more, sorted."""
-    tokenizer = adapter.pipe.tokenizer
-    special = set(tokenizer.all_special_tokens)
-    marked = [t for t in tokenizer.get_vocab() if t not in special and (t.endswith("</w>") or t[0] in "▁Ġ")]
-    texts = {t.removesuffix("</w>").lstrip("▁Ġ").lower() for t in marked}
-    return sorted(t for t in texts if len(t) > 1 and t.isalpha() and t.isascii())
 
 
 def shaken(cond: Cond, strength: float, *, seed: int, k: int) -> Cond:
