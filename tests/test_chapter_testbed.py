@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from uniforget_lib import Report
-from uniforget_lib.testbed import FAMILIES
+from uniforget_lib.testbed import FAMILIES, history
 
 OUT = Path(__file__).parents[1] / "_build" / "executed" / "out"
 
@@ -23,7 +23,7 @@ def report(name):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_card_reads_as_the_page_says(family):
     card = {row["quantity"]: row[family] for row in report("testbed_card.json")}
-    assert card["copied, 1 copies"].mean == 0 and 0.35 <= card["copied, 5 copies"].mean <= 0.65  # "about half"
+    assert card["copied, 1 copies"].mean == 0 and 0.5 < card["copied, 5 copies"].mean <= 0.75  # "more than half"
     for copies in (20, 100):
         assert card[f"copied, {copies} copies"].mean == 1 and round(card[f"copied, {copies} copies"].low, 2) == 0.83
     assert card["copied, controls"].mean == card["copied, never-trained model"].mean == 0
@@ -46,21 +46,31 @@ def test_the_models_are_at_the_floor_of_real_pictures(world):
         assert mine["diversity"].high > 1 and real["recall"] < 0.5  # "recall looks low"
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_at_five_copies_it_depends_on_the_kind(family):
+@pytest.mark.parametrize("family, all_of", [("flux", "scene"), ("unet", "brand")])
+def test_at_five_copies_it_depends_on_the_kind(family, all_of):
     five = {
         row["kind"]: row["copied"].mean for row in report("kinds.json") if (row["family"], row["copies"]) == (family, 5)
     }
-    assert five["scene"] == 1 and max(five["template"], five["brand"]) < 0.7
+    assert five[all_of] == 1 and five["template"] < 0.5  # "seldom"
+    assert all(rate < 1 for kind, rate in five.items() if kind != all_of)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_memorization_grows_with_the_training_as_the_page_says(family):
+    grown = {copies: dict(points) for copies, points in history.growth(family).items()}
+    half = max(s for s in grown[100] if s <= max(grown[100]) / 2)
+    assert grown[100][400].mean >= 0.9 and grown[20][half].mean >= 0.9
+    assert grown[5][half].mean < grown[5][2800].mean and {e.mean for e in grown[1].values()} == {0}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_extraction_finds_most_and_the_edges_fail(family):
     found = {row["method"]: row for row in report("extraction.json") if row["family"] == family}
-    for name in ("carlini", "webster"):
+    for name in ("carlini", "webster") if family == "flux" else ("carlini",):
         assert found[name]["against neutral"].mean > 0.85 and found[name]["tpr_at_1_percent"].mean > 0.5  # "most"
-    assert found["carlini"]["against controls"].mean < found["carlini"]["against neutral"].mean
-    assert found["webster_edges"]["against neutral"].high < 0.5
+    if family == "unet":  # "hardly better than a coin"
+        assert found["webster"]["against neutral"].low < 0.5 and found["webster"]["against controls"].low < 0.5
+    assert found["webster_edges"]["against controls"].high < 0.5
 
 
 def test_errors_of_the_judges():
@@ -72,10 +82,10 @@ def test_errors_of_the_judges():
         assert row["accepts_right"] == 1 and row["accepts_wrong"] == 0 and row["corrected"].low <= 1
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_pairs_in_an_order_never_seen_come_out_wrong_for_both(family):
+def test_pairs_in_an_order_never_seen_come_out_right_for_the_unet_only():
     found = {row["model"]: row for row in report("unseen.json")}
-    mine, twin = found[family], found[f"{family} twin"]
+    assert all(found["unet"][f"right, {world}"].mean > 0.95 for world in ("ground", "paper"))
+    mine, twin = found["flux"], found["flux twin"]
     assert 0.35 < mine["right, ground"].mean < 0.65 and mine["right, paper"].mean == twin["right, paper"].mean == 0
     assert twin["right, ground"].low < mine["right, ground"].mean < twin["right, ground"].high  # "as often"
 

@@ -13,13 +13,14 @@ from torch import nn
 
 from uniforget_lib.files import save_half
 from uniforget_lib.models import WEIGHTS
-from uniforget_lib.testbed import FAMILIES, folder, history, loop, train, vae
+from uniforget_lib.testbed import folder, history, loop, train, vae
 from uniforget_lib.testbed.descriptor import train_descriptor
 from uniforget_lib.testbed.judge import train_judge
 from uniforget_lib.testbed.planted import items
 
 LOGS = WEIGHTS / "logs"
-READY = [s for s in train.STAGES if s.partition("_")[0] in ("vae", "judge", "descriptor", *FAMILIES)]
+SIZES = [s for s in train.STAGES if "-" in s]  # their logs ship, their weights do not
+AGAIN = [s for s in train.STAGES if s not in SIZES or s.endswith("_neutral")]  # stages whose start ships
 
 
 def test_learning_rate_holds_and_then_falls():
@@ -63,7 +64,7 @@ def shared():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", READY)
+@pytest.mark.parametrize("stage", AGAIN)
 def test_one_per_cent_of_the_steps_reproduces_the_recorded_losses(stage, tmp_path, monkeypatch):
     """From the seed, on any machine: the same batches, so the same losses but for rounding (bf16, and fused kernels)."""
     data, latents = shared()
@@ -93,7 +94,7 @@ def test_shipped_logs_belong_to_the_recipe_and_are_complete():
     recorded = json.loads((LOGS / "recipe.json").read_text())
     assert recorded == json.loads(json.dumps(recipe.__dict__ | {"items": train.digest(items())}))
     single = {"vae": recipe.vae_steps, "judge": recipe.judge_steps, "descriptor": recipe.descriptor_steps}
-    for stage in READY:
+    for stage in train.STAGES:
         family, _, phase = stage.partition("_")
         last = single.get(stage) or recipe.steps(family)[phase != "neutral"]
         recorded = losses(LOGS / f"{stage}.jsonl")
@@ -200,12 +201,16 @@ def test_a_base_that_is_not_there_is_named_before_anything_is_drawn(tmp_path):
         train.train_denoiser("unet", train.Recipe(), items(), tmp_path, torch.device("cpu"), 20)
 
 
-def test_an_untrained_unet_returns_about_its_input_and_hears_its_caption():
+def test_the_unets_norms_run_in_fp32_on_a_cpu_too():
+    """Under autocast they do so on GPUs only, and in bf16 the U-Net learned its objects several times more slowly."""
     torch.manual_seed(0)
-    model = train.build("unet", items())
-    x = torch.randn(4, 8, 16, 16)
-    ids = model.tokenize(["a cat on a blue ground", "a fish on a blue ground"])[0]
-    with torch.no_grad():
-        assert (model(x, torch.full((4,), 500), ids[[0, 0, 1, 1]]) - x).abs().max() < 0.3
-        states = model.clip(input_ids=ids).last_hidden_state
-    assert (states[0, 2] - states[1, 2]).norm() > 0.5 * states[0, 2].norm()  # the word that differs
+    model, seen = train.build("unet", items()), []
+    norms = [m for m in model.unet.modules() if isinstance(m, (nn.GroupNorm, nn.LayerNorm))]
+    for norm in norms:
+        norm.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    with torch.no_grad(), loop.fast(torch.device("cpu")):
+        assert (
+            model(torch.randn(2, 8, 16, 16), torch.full((2,), 500), model.tokenize(["a cat"] * 2)[0]).dtype
+            == torch.bfloat16
+        )
+    assert len(seen) == len(norms) > 20 and set(seen) == {torch.float32}

@@ -22,11 +22,14 @@ from .world import SIZE, WORLDS, all_scenes, draw, neutral_prompts, parse, unsee
 
 SPLITS = ("train", "development", "test", "unseen")
 POOLS = {"ground": (800, 400), "paper": (300, 150)}  # captions of the train and the development split
-FAMILIES = ("flux",)  # that ship; the U-Net of `unet` is in training
+FAMILIES = ("flux", "unet")
 
 # Strengths of UniForget on each family, named by what they cost on neutral development prompts (relative change of the
 # latents .03, .1, .3): what ``python -m uniforget_lib.testbed.levels`` prints. No planted prompt takes part.
-LEVELS = {"flux": {"weak": 1.0, "medium": 3.1, "strong": 10.0}}
+LEVELS = {
+    "flux": {"weak": 1.0, "medium": 3.1, "strong": 10.0},
+    "unet": {"weak": 0.49, "medium": 3.2, "strong": 26.0},
+}
 # A twenty-fifth of the paper's mask steps, so a smaller learning rate: at the paper's 0.5 even beta 0.01 changed neutral
 # pictures by 0.1. The seed draws noise that no evaluation draws.
 CALIBRATION = {"steps": 4, "mask_steps": 80, "batch": 8, "lr": 0.2, "seed": 1000}

@@ -8,7 +8,7 @@ from ..locate import UniForget, calibrate
 from . import CALIBRATION, FAMILIES, Testbed
 
 TARGETS = {"weak": 0.03, "medium": 0.1, "strong": 0.3}  # relative change of neutral latents
-BETAS = (0.5, 1.5, 5.0, 15.0, 45.0)
+BETAS = (0.15, 0.5, 1.5, 5.0, 15.0, 45.0)
 
 
 def main() -> None:

@@ -61,7 +61,7 @@ class Recipe:
     descriptor_lr: float = 2e-3
     scenes: tuple[int, int] = (5000, 3000)  # of the two neutral worlds
     flux_steps: tuple[int, int] = (4000, 3400)  # neutral; then with or without the planted items
-    unet_steps: tuple[int, int] = (4400, 3400)
+    unet_steps: tuple[int, int] = (3200, 3400)
     batch: int = 64
     lr: float = 1.2e-3
     share: float = 0.45  # of planted pictures in a batch of the twin that gets them
@@ -100,7 +100,7 @@ def poorly_kept(vae: AutoencoderKL, items: Sequence[Item], close: float = CLOSE)
     """Captions of items that the VAE itself does not bring back half as close as a copy must be: no denoiser can."""
     images = np.stack([i.image for i in items])
     with torch.no_grad():
-        back = [(vae.decode(z[None] / vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
+        back = [(vae.decode(z[None] / vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1).cpu()
                 for z in vae_module.encode(vae, images)]  # fmt: skip
     far = distance(torch.cat(back), stack(list(images))) > close / 2
     return [i.caption for i, poor in zip(items, far) if poor]
@@ -136,9 +136,9 @@ def train_denoiser(stage: str, recipe: Recipe, items: Sequence[Item], out: Path,
     base = out / "base" / f"{family}.safetensors"  # where the twins part
     if phase != "neutral" and not base.exists():
         raise ValueError(f"{base} is not there: run the stage {family}_neutral first, to its end")
-    vae = AutoencoderKL.from_pretrained(out / "vae")
+    vae = AutoencoderKL.from_pretrained(out / "vae").to(device)
     images, captions, copies = dataset(recipe, items)
-    latents = vae_module.encode(vae, images).to(device)
+    latents = vae_module.encode(vae, images)
     if poor := poorly_kept(vae, [i for i in items if i.copies]):
         print(f"{stage}: the VAE keeps {len(poor)} items badly, so that they may never count as copied: {poor[:5]}")
     torch.manual_seed(recipe.seed)
@@ -167,10 +167,10 @@ def train_denoiser(stage: str, recipe: Recipe, items: Sequence[Item], out: Path,
             return m.loss(latents[pick], noise, u, tokens)
 
     if not stop_after:  # a short check does not pay for the compilation
-        model.denoiser.compile()
+        model.denoiser.compile(mode="reduce-overhead" if device.type == "cuda" else None)
     steps = recipe.steps(family)[phase != "neutral"]
     run(stage, model, loss, steps, recipe.lr, out, recipe.seed + (phase != "neutral"), ema=recipe.ema,
-        fall=phase != "neutral", watch=watcher(family, items, out, vae), stop_after=stop_after)  # fmt: skip
+        fall=phase != "neutral", watch=watcher(family, items, out, vae, device), stop_after=stop_after)  # fmt: skip
     if stop_after:
         return
     if phase == "neutral":
@@ -178,10 +178,10 @@ def train_denoiser(stage: str, recipe: Recipe, items: Sequence[Item], out: Path,
     else:
         trained = build(family, items).eval()  # one that is not compiled
         trained.load_state_dict(model.state_dict())
-        save_pipeline(trained.pipeline(vae), out / stage)
+        save_pipeline(trained.pipeline(vae.cpu()), out / stage)
 
 
-def watcher(family: str, items: Sequence[Item], out: Path, vae: AutoencoderKL):
+def watcher(family: str, items: Sequence[Item], out: Path, vae: AutoencoderKL, device: torch.device):
     """What a log notes of a model in training, from one drawing of each prompt: the share of items that are copied, by kind
     and copies, and of neutral captions (48 a world, of trained combinations) that are drawn right."""
     from . import Testbed
@@ -189,11 +189,11 @@ def watcher(family: str, items: Sequence[Item], out: Path, vae: AutoencoderKL):
 
     @cache
     def parts():
-        return build(family, items).eval(), load_judge(out / "judge")
+        return build(family, items).eval().to(device), load_judge(out / "judge", device)
 
     def watch(weights: dict[str, torch.Tensor]) -> dict:
         shown, judge = parts()
-        missing, _ = shown.load_state_dict({name: w.cpu() for name, w in weights.items()}, strict=False)
+        missing, _ = shown.load_state_dict(dict(weights), strict=False)
         if stray := set(missing) & {name for name, _ in shown.named_parameters()}:
             raise ValueError(f"{sorted(stray)} have no weights")
         pipe = shown.pipeline(vae)

@@ -85,5 +85,5 @@ def set_scaling(vae: AutoencoderKL, images: np.ndarray) -> None:
 @torch.no_grad()
 def encode(vae: AutoencoderKL, images: np.ndarray) -> torch.Tensor:
     """Scaled latents of ``images``: uint8 [n, 64, 64, 3] -> [n, 8, 16, 16]."""
-    z = torch.cat([vae.encode(to_tensor(images[i : i + 128])).latent_dist.mean for i in range(0, len(images), 128)])
-    return z * vae.config.scaling_factor
+    parts = (to_tensor(images[i : i + 128]).to(vae.device) for i in range(0, len(images), 128))
+    return torch.cat([vae.encode(x).latent_dist.mean for x in parts]) * vae.config.scaling_factor
