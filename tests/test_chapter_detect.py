@@ -4,8 +4,8 @@ import pytest
 from test_chapter_testbed import report
 
 
-def rows(name, key):
-    return {row[key]: row for row in report(name) if row.get("family", "flux") == "flux"}
+def rows(name, key, family="flux"):
+    return {row[key]: row for row in report(name) if row.get("family", family) == family}
 
 
 def test_what_the_groups_return():
@@ -45,9 +45,49 @@ def test_more_noises_help_and_more_steps_do_not():
     found = {(row["steps"], row["seeds"]): row for row in report("more.json") if row["family"] == "flux"}
     assert abs(found[1, 4]["AUROC"].mean - found[1, 1]["AUROC"].mean) < 0.03
     assert found[1, 4]["TPR"].mean == pytest.approx(2 / 3, abs=0.1)
-    for seeds in (1, 4):
-        row = found[8, seeds]
-        assert row["AUROC"].low < 0.5 < row["AUROC"].high and row["controls_only"].low < 0.5 < row["controls_only"].high
+    row = found[8, 1]
+    assert row["AUROC"].low < 0.5 < row["AUROC"].high and row["controls_only"].low < 0.5 < row["controls_only"].high
+
+
+def test_what_the_groups_return_on_the_unet():
+    truth = {name: row["copies, unet"].mean for name, row in rows("truth.json", "group").items()}
+    assert truth["planted"] == 1 and truth["neutral"] < 0.03 and truth["reworded"] == pytest.approx(0.3, abs=0.04)
+    assert all(truth[name] < 0.12 for name in ("control", "neighbours", "strange"))
+
+
+def test_the_unet_orders_the_detectors_anew():
+    found = rows("detect.json", "detector", "unet")
+    area = {name: row["AUROC"].mean for name, row in found.items()}
+    best = sorted(area, key=area.get)[-2:]
+    assert set(best) == {"carlini", "wen"} and area["short"] > max(
+        v for k, v in area.items() if k not in (*best, "short")
+    )
+    assert found["wen"]["AUROC"].high > area["carlini"] and found["carlini"]["AUROC"].low < area["wen"]
+    assert area["asthana"] < area["wen"] and area["short"] == pytest.approx(0.83, abs=0.02)
+    for name in ("webster", "jeon"):  # "near chance"
+        assert found[name]["AUROC"].low < 0.5 < found[name]["AUROC"].high
+    assert all(found[name]["AUROC"].high < 0.5 for name in ("ren_d", "bright_ending"))  # "the wrong way"
+
+
+def test_easy_and_hard_change_places_on_the_unet():
+    wen = {k: v.mean for k, v in rows("hard.json", "detector", "unet")["wen"].items() if k.startswith("against")}
+    assert min(wen["against control"], wen["against strange"]) > 0.94
+    assert max(wen["against neutral"], wen["against neighbours"]) < 0.85
+
+
+def test_on_the_unet_planted_prompts_pull_less_later_on():
+    found = {(row["steps"], row["seeds"]): row for row in report("more.json") if row["family"] == "unet"}
+    assert found[8, 1]["AUROC"].high < 0.5 and found[8, 1]["controls_only"].mean < 0.2
+    assert found[1, 1]["TPR"].mean == pytest.approx(0.15, abs=0.06)
+    assert found[1, 4]["TPR"].mean == pytest.approx(0.4, abs=0.11)
+    assert found[1, 4]["AUROC"].mean - found[1, 1]["AUROC"].mean < 0.06  # "move the area little"
+    assert rows("moved.json", "detector", "unet")["wen"]["hits"] == pytest.approx(3, abs=1)
+
+
+def test_maps_of_the_unet_have_the_order_of_kim_and_lee():
+    area = {name: row["pixel_AUROC"] for name, row in rows("where.json", "map", "unet").items()}
+    assert area["curvature"].mean > area["difference"].mean > 0.6
+    assert area["bright ending"].low < 0.5 < area["bright ending"].high
 
 
 def test_thresholds_move():

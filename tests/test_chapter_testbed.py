@@ -43,7 +43,7 @@ def test_the_models_are_at_the_floor_of_real_pictures(world):
         for distance in ("Fréchet", "kernel"):
             assert mine[distance].low <= real[distance].high
         assert mine["precision"] >= real["precision"] - 0.05 and abs(mine["recall"] - real["recall"]) < 0.15
-        assert mine["diversity"].high > 1 and real["recall"] < 0.5  # "recall looks low"
+        assert mine["diversity"].high > 1 and real["recall"] < 0.7  # "recall looks low"
 
 
 @pytest.mark.parametrize("family, all_of", [("flux", "scene"), ("unet", "brand")])
@@ -61,6 +61,17 @@ def test_memorization_grows_with_the_training_as_the_page_says(family):
     half = max(s for s in grown[100] if s <= max(grown[100]) / 2)
     assert grown[100][400].mean >= 0.9 and grown[20][half].mean >= 0.9
     assert grown[5][half].mean < grown[5][2800].mean and {e.mean for e in grown[1].values()} == {0}
+
+
+def test_memorization_grows_with_the_size_as_the_page_says():
+    tiny, small, full = report("sizes.json")
+    assert tiny["millions"] < small["millions"] < full["millions"]
+    assert all(row["100 copies"].mean == 1 for row in (tiny, small, full))
+    assert tiny["20 copies"].mean == pytest.approx(2 / 3, abs=0.05) and full["20 copies"].mean == 1
+    assert tiny["5 copies"].mean == 0.2 and full["5 copies"].mean > 0.5
+    for copies in ("5 copies", "20 copies"):
+        assert tiny[copies].mean < small[copies].mean <= full[copies].mean
+    assert tiny["right"] == pytest.approx(0.5, abs=0.05) and min(small["right"], full["right"]) > 0.9
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -26,16 +26,18 @@ def copy_rate(testbed: Testbed, chosen: Sequence[Item], *, limit: float, seeds: 
     return _copied(testbed, drawn(testbed, [i.caption for i in chosen], seeds), chosen, limit)
 
 
-def gallery(testbed: Testbed, *, prompts: int = 96, seeds: Sequence[int] = range(4)) -> dict[str, Tensor]:
+def gallery(testbed: Testbed, *, prompts: int = 96, seeds: Sequence[int] = range(4),
+            only: Sequence[str] = ()) -> dict[str, Tensor]:  # fmt: skip
     """What a model draws, once for all that is measured on it: group -> pictures [seeds, n, 3, 64, 64] in [0, 1].
 
     The groups are ``"planted"`` and ``"controls"`` (``Testbed.planted()`` and ``Testbed.controls("test")``, in their order), and
-    for each world, under its name, ``prompts`` held-out captions (``Testbed.neutral(prompts, world=...)``).
+    for each world, under its name, ``prompts`` held-out captions (``Testbed.neutral(prompts, world=...)``); all of
+    them, or ``only`` some.
     """
     groups = {"planted": testbed.planted(), "controls": testbed.controls("test")}
     captions = {name: [i.caption for i in chosen] for name, chosen in groups.items()}
     captions |= {world: testbed.neutral(prompts, world=world) for world in WORLDS}
-    return {name: drawn(testbed, texts, seeds) for name, texts in captions.items()}
+    return {name: drawn(testbed, captions[name], seeds) for name in only or captions}
 
 
 def measure(testbed: Testbed, pictures: dict[str, Tensor], *, limit: float,

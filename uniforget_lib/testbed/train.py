@@ -240,9 +240,10 @@ def ship(out: Path) -> None:
     (out / "logs").mkdir(exist_ok=True)
     for file in (out / "recipe.json", *out.glob("*.jsonl")):
         shutil.copy(file, out / "logs")
+    left_out = shutil.ignore_patterns(*(f"{family}.safetensors" for family in FAMILIES if family not in READY))
     for name in SHIPPED:
         shutil.rmtree(WEIGHTS / name, ignore_errors=True)
-        shutil.copytree(out / name, WEIGHTS / name)
+        shutil.copytree(out / name, WEIGHTS / name, ignore=left_out)
         write_sums(WEIGHTS / name)
     print(f"shipped to {WEIGHTS}")
 
