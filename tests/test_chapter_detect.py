@@ -52,7 +52,7 @@ def test_more_noises_help_and_more_steps_do_not():
 def test_what_the_groups_return_on_the_unet():
     truth = {name: row["copies, unet"].mean for name, row in rows("truth.json", "group").items()}
     assert truth["planted"] == 1 and truth["neutral"] < 0.03 and truth["reworded"] == pytest.approx(0.3, abs=0.04)
-    assert all(truth[name] < 0.12 for name in ("control", "neighbours", "strange"))
+    assert 0.07 < truth["control"] < 0.12 and max(truth["neighbours"], truth["strange"]) < 0.07  # "nearly one in ten"
 
 
 def test_the_unet_orders_the_detectors_anew():
