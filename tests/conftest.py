@@ -54,6 +54,7 @@ def tiny_sd(seed: int = 0, dtype: torch.dtype = torch.float32) -> StableDiffusio
     for p in model.unet.parameters():
         if p.dim() > 1:
             torch.nn.init.normal_(p, std=0.05)
+    torch.nn.init.normal_(model.clip.embeddings.token_embedding.weight)  # and every word tells, untrained as it is
     pipe = model.pipeline(vae)
     pipe.set_progress_bar_config(disable=True)
     return StableDiffusionAdapter(pipe.to(dtype=dtype), guidance=1.0)

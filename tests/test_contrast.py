@@ -147,7 +147,7 @@ def test_nemo_finds_a_planted_channel(sd):
     score = locate.nemo(sd, MEMORIZED[:1], BASE, seeds=(0, 1, 2), limit=0.05)
     assert score.values[site.name][5] == 1
     found, channels = (sum(f(v) for v in score.values.values()) for f in (lambda v: float(v.sum()), len))
-    assert found < 0.1 * channels  # and little else (random weights have some that matter, too)
+    assert found < 0.05 * channels  # and little else
 
 
 def test_value_channels_are_those_of_the_text(tiny):
