@@ -43,7 +43,7 @@ def test_the_models_are_at_the_floor_of_real_pictures(world):
         for distance in ("Fréchet", "kernel"):
             assert mine[distance].low <= real[distance].high
         assert mine["precision"] >= real["precision"] - 0.05 and abs(mine["recall"] - real["recall"]) < 0.15
-        assert mine["diversity"].high > 1 and real["recall"] < 0.7  # "recall looks low"
+        assert mine["diversity"].high > 1 and real["recall"] < real["precision"] - 0.1  # "lower"
 
 
 @pytest.mark.parametrize("family, all_of", [("flux", "scene"), ("unet", "brand")])

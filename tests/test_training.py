@@ -202,7 +202,7 @@ def test_a_base_that_is_not_there_is_named_before_anything_is_drawn(tmp_path):
 
 
 def test_the_unets_norms_run_in_fp32_on_a_cpu_too():
-    """Under autocast they do so on GPUs only, and in bf16 the U-Net learned its objects several times more slowly."""
+    """Under autocast they do so on GPUs only, and the same recipe learned several times more slowly on a CPU."""
     torch.manual_seed(0)
     model, seen = train.build("unet", items()), []
     norms = [m for m in model.unet.modules() if isinstance(m, (nn.GroupNorm, nn.LayerNorm))]

@@ -31,8 +31,8 @@ def scheduler() -> DDIMScheduler:
 
 
 def in_fp32(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    """Pre-hook of a norm: autocast keeps norms in fp32 on a GPU, but not on a CPU. In bfloat16 norms, after 1,600 steps, an
-    earlier U-Net of this size drew fewer than a tenth of its objects right; the same recipe on a GPU, all of them."""
+    """Pre-hook of a norm: autocast keeps norms in fp32 on a GPU, but not on a CPU. There the loss falls behind from the
+    first hundred steps on (book/model_card.md)."""
     return tuple(x.float() for x in inputs)
 
 
