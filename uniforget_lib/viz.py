@@ -204,13 +204,16 @@ def threshold(groups: dict[str, np.ndarray], xlabel: str, title: str = "", steps
     at = int(np.searchsorted(limits, np.median(values)))
     ink = {"font": {"color": "#222"}, "align": "left"}  # tables keep their light ground in dark mode
     fig.add_trace(go.Table(header={"values": ["prompts", "flagged", "share"], "fill": {"color": "#c8d4e3"}, **ink},
-                           cells={"values": flagged(limits[at]), "fill": {"color": "#ebf0f8"}, **ink},
-                           domain={"y": [0, 0.32]}))  # fmt: skip
+                           cells={"values": flagged(limits[at]), "fill": {"color": "#ebf0f8"}, "height": 24, **ink},
+                           domain={"y": [0, 0.34]}))  # fmt: skip
     moves = [{"label": f"{limit:.3g}", "method": "update",
               "args": [{"cells.values": [flagged(limit)]}, {"shapes": line(limit)}, [n]]} for limit in limits]  # fmt: skip
     slider = {"steps": moves, "active": at, "currentvalue": {"prefix": "threshold: "}, "pad": {"t": 30}}
-    return fig.update_layout(sliders=[slider], shapes=line(limits[at]), yaxis_domain=[0.45, 1], height=620,
-                             **_titled(title))  # fmt: skip
+    fig.update_layout(sliders=[slider], shapes=line(limits[at]), yaxis_domain=[0.45, 1], **_titled(title))
+    room = 20 * n  # names above the figure, one a line on a phone: beside it they would squeeze the table
+    legend = {"orientation": "h", "y": 1, "yanchor": "bottom"}
+    return fig.update_layout(legend=legend, margin_t=fig.layout.margin.t + room, height=660 + room,
+                             title={"y": 1, "yanchor": "top", "pad": {"t": 16}})  # fmt: skip
 
 
 def heatmap(values: Tensor, rows: Sequence[str], columns: Sequence[str], title: str = "") -> go.Figure:
