@@ -183,6 +183,19 @@ def test_overlay_is_red_where_the_map_is_high():
     assert torch.allclose(veiled[0, :, 4:], torch.full((3, 4, 8), 0.7))
 
 
+def test_a_map_keeps_clusters_apart_and_is_found_again():
+    torch.manual_seed(0)
+    a, b = torch.randn(40, 6), torch.randn(40, 6) + 12
+    flat = viz.umap(torch.cat([a, b]), neighbours=8)
+    near = torch.cdist(flat, flat).fill_diagonal_(torch.inf).argmin(1)
+    assert ((near >= 40) == (torch.arange(80) >= 40)).all()
+    assert torch.equal(flat, viz.umap(torch.cat([a, b]), neighbours=8))
+    fig = viz.scatter({"planted, before": flat[:40], "planted, after": flat[40:]}, "A map")
+    assert [len(trace.x) for trace in fig.data] == [40, 40] and fig.data[0].marker.symbol != fig.data[1].marker.symbol
+    with pytest.raises(ValueError, match="neighbours=40"):
+        viz.umap(a, neighbours=40)
+
+
 def test_mmd_by_hand_and_by_chance():
     a, b = np.array([[0.0], [0.0]]), np.array([[1.0], [1.0]])  # distances 0, 0, and four times 1: the median is 1
     found = evaluate.mmd(a, b, permutations=500)

@@ -16,6 +16,8 @@ from PIL import Image
 from plotly.io.base_renderers import HtmlRenderer
 from torch import Tensor
 
+from .evaluate.stats import Estimate
+
 COLOURS = {"planted": "#d1495b", "neutral": "#2e86ab", "control": "#8d99ae", "uniforget": "#d1495b",
            "random": "#8d99ae", "magnitude": "#edae49", "unpruned": "#3c6e47"}  # fmt: skip
 
@@ -143,14 +145,18 @@ def histogram(groups: dict[str, np.ndarray], xlabel: str, title: str = "") -> go
     return fig.update_layout(barmode="overlay", xaxis_title=xlabel, yaxis_title="share of prompts", **_titled(title))
 
 
-def curves(series: dict[str, list[tuple[float, object]]], xlabel: str, ylabel: str, title: str = "") -> go.Figure:
-    """Lines with 95 % error bars: name -> [(x, Estimate)]."""
+def curves(
+    series: dict[str, list[tuple[float, Estimate | float]]], xlabel: str, ylabel: str, title: str = ""
+) -> go.Figure:
+    """Lines: name -> [(x, Estimate)], with 95 % error bars, or name -> [(x, number)], without."""
     fig = go.Figure()
     for name, points in series.items():
-        y = [e.mean for _, e in points]
+        look = {"name": name, "x": [x for x, _ in points], "line": {"color": COLOURS.get(name.split()[0])}}
+        if not isinstance(points[0][1], Estimate):
+            fig.add_trace(go.Scatter(y=[y for _, y in points], mode="lines", **look))
+            continue
         bars = {"array": [e.high - e.mean for _, e in points], "arrayminus": [e.mean - e.low for _, e in points]}
-        fig.add_trace(go.Scatter(x=[x for x, _ in points], y=y, error_y=bars, name=name, mode="lines+markers",
-                                 line={"color": COLOURS.get(name.split()[0])}))  # fmt: skip
+        fig.add_trace(go.Scatter(y=[e.mean for _, e in points], error_y=bars, mode="lines+markers", **look))
     return fig.update_layout(xaxis_title=xlabel, yaxis_title=ylabel, **_titled(title))
 
 
@@ -222,4 +228,33 @@ def heatmap(values: Tensor, rows: Sequence[str], columns: Sequence[str], title: 
     fig = go.Figure(trace)
     fig.update_xaxes(tickvals=list(range(len(columns))), ticktext=list(columns))
     fig.update_yaxes(autorange="reversed")
+    return fig.update_layout(**_titled(title))
+
+
+def umap(points: Tensor, *, neighbours: int = 15, seed: int = 0) -> Tensor:
+    """A UMAP map of points [n, d]: [n, 2]. Reproducible on one machine. Distances between clusters in it mean little: set a
+    statistic beside it (`evaluate.mmd`). Needs umap-learn: ``pip install "uniforget-lib[figures]"``."""
+    if not 2 < neighbours < len(points):
+        raise ValueError(
+            f"neighbours={neighbours}: must lie between 3 and the number of points, {len(points)}, less one"
+        )
+    try:
+        from umap import UMAP
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError('maps need umap-learn: pip install "uniforget-lib[figures]"') from error
+    flat = points.detach().flatten(1).float().cpu().numpy()
+    return torch.from_numpy(UMAP(n_neighbors=neighbours, random_state=seed, n_jobs=1).fit_transform(flat))
+
+
+def scatter(groups: dict[str, Tensor], title: str = "") -> go.Figure:
+    """Named groups of points [n, 2], without axes: in a map of UMAP only the neighbourhoods mean something."""
+    marks = ("circle-open", "circle", "diamond-open", "diamond")
+    fig = go.Figure()
+    for k, (name, points) in enumerate(groups.items()):
+        x, y = points.T.numpy()
+        colour = COLOURS.get(name.split()[0].strip(","), CYCLE[k % len(CYCLE)])
+        fig.add_trace(go.Scatter(x=x, y=y, name=name, mode="markers",
+                                 marker={"symbol": marks[k % 4], "color": colour, "size": 8, "opacity": 0.8}))  # fmt: skip
+    fig.update_xaxes(visible=False)
+    fig.update_yaxes(visible=False, scaleanchor="x")
     return fig.update_layout(**_titled(title))

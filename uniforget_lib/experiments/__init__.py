@@ -17,14 +17,18 @@ from .lab import Lab
 
 EXPERIMENTS: dict[str, Callable[[Lab], Iterable]] = {
     "locators": locators.locators,
+    "overlap": locators.overlap,
     "kinds": recipe.kinds,
     "strength": recipe.strength,
+    "budget": recipe.budget,
     "agreement": recipe.agreement,
     "prompts": recipe.prompts,
     "steps": recipe.steps,
     "removed": causes.removed,
+    "tiers": causes.tiers,
     "dose": causes.dose,
     "sites": causes.sites,
+    "when": causes.when,
     "latents": causes.latents,
 }
 RESULTS = Path(__file__).parent / "results"

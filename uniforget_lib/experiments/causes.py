@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -10,9 +11,10 @@ import torch
 from ..evaluate import Outcome, bootstrap, detail, mmd, soften
 from ..hooks import masked
 from ..masks import Mask
+from ..testbed import TIERS
 from .lab import Lab
 
-DOSES = (0, 1, 3, 10, 20, 40)  # planted prompts of the development split among the neutral ones
+DOSES = (0, 1, 3, 15, 40)  # planted prompts of the development split among the neutral ones
 LEVELS = ("weak", "medium", "strong")
 
 
@@ -58,6 +60,21 @@ def blurred(lab: Lab, mask: Mask) -> Outcome:
     return lab.study.measure([tuple(soften(x, share) for x in pair) for pair in lab.study.plain])
 
 
+def tiers(lab: Lab) -> Iterator:
+    """Are firm memories harder to remove? Copies left of items by how often they were in the data."""
+    for level in (None, *LEVELS):
+        for copies in TIERS[1:]:
+
+            def compute(level=level, copies=copies) -> dict:
+                items = lab.bed.planted(copies=copies, split="test")
+                with masked(lab.bed.adapter, lab.mask(level=level)) if level else nullcontext():
+                    drawn = [lab.bed.images([i.caption for i in items], seed=s) for s in lab.seeds]
+                left = np.stack([lab.bed.distance(images, items) <= lab.limit for images in drawn])
+                return {"n": len(items), "copied": bootstrap(left)}
+
+            yield {"level": level or "unpruned", "copies": copies}, compute
+
+
 def dose(lab: Lab) -> Iterator:
     """Planted prompts, of the development split, that slipped in among the neutral ones; judged on the *other* items."""
     known = [i.caption for c in (100, 20, 5, 1) for i in lab.bed.planted(copies=c, split="development")]
@@ -86,6 +103,21 @@ def sites(lab: Lab) -> Iterator:
 
         yield {"site": site.name, "mask": "all but this"}, compute
         yield {"site": site.name, "mask": "this alone"}, lambda f=compute: f(alone=True)
+
+
+def when(lab: Lab) -> Iterator:
+    """At which step of the sampling does it happen? The medium mask in some of the steps, the whole model in the others."""
+    n = lab.bed.steps
+    when = {f"only {k}": {k} for k in range(n)} | {f"before {k}": set(range(k)) for k in range(2, n + 1, 2)}
+    when |= {f"from {k}": set(range(k, n)) for k in range(2, n, 2)}
+    for name, chosen in when.items():
+
+        def compute(chosen=chosen) -> dict:
+            mask = lab.mask()
+            ones = Mask({name: torch.ones_like(v) for name, v in mask.values.items()}, mask.fingerprint)
+            return lab.row(lab.study.outcome([mask if k in chosen else ones for k in range(n)]))
+
+        yield {"steps": name}, compute
 
 
 def latents(lab: Lab) -> Iterator:

@@ -13,6 +13,7 @@ from ..evaluate import Estimate, Outcome, Study, bootstrap, control_limit, frech
 from ..hooks import masked
 from ..locate import UniForget, uniforget
 from ..masks import Mask, Score
+from ..sites import KINDS
 from ..testbed import CALIBRATION, LEVELS, Testbed
 
 
@@ -33,9 +34,9 @@ class Lab:
     known: dict = field(default_factory=dict)
 
     @classmethod
-    def load(cls, family: str, **options) -> Lab:
+    def load(cls, family: str, device: str = "cpu", **options) -> Lab:
         """The shipped testbed of a family."""
-        bed = Testbed.load(family)
+        bed = Testbed.load(family, device=device)
         return cls(bed, bed.twin(), **options)
 
     def once(self, key, compute: Callable):
@@ -74,6 +75,11 @@ class Lab:
     def prompts(self, world: str = "ground") -> list[str]:
         """Neutral prompts that masks are trained on."""
         return self.bed.neutral(self.train, "train", world)
+
+    def having(self, kinds: Sequence[str]) -> tuple[str, ...]:
+        """Those of ``kinds`` that this model has: a U-Net has no adaptive norms."""
+        have = {site.kind for site in self.bed.adapter.sites(KINDS)}
+        return tuple(kind for kind in kinds if kind in have)
 
     def beta(self, level: str) -> float:
         """The strength of a level on this family."""

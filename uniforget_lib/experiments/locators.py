@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import combinations
+
+import torch
 
 from .. import locate
 from ..evaluate import pool
-from ..masks import Score
+from ..masks import Mask, Score
 from .lab import Lab
 
+METHODS = ("uniforget", "magnitude", "activation", "gradient", "integrated")
 RATIOS = (0.05, 0.1, 0.2, 0.3, 0.45, 0.6)
 SEVERAL = 3  # random masks a sparsity
 
@@ -17,7 +21,7 @@ def score(lab: Lab, name: str, kinds: tuple[str, ...] | None = None, seed: int =
     """A locator's score of the units that UniForget may remove, or of those of ``kinds``. Contrasts are told the planted
     items of the development split."""
     adapter, told, neutral = lab.bed.adapter, lab.captions(), lab.prompts()[:64]
-    kinds = kinds or tuple(kind for kind in lab.config.kinds if adapter.sites((kind,)))
+    kinds = kinds or lab.having(lab.config.kinds)
     make = {
         "uniforget": lambda: lab.score(kinds=kinds),
         "random": lambda: locate.random(adapter, kinds=kinds, seed=seed),
@@ -58,7 +62,7 @@ def locators(lab: Lab) -> Iterator:
     yield {"method": "unpruned", "ratio": 0.0, "scope": "all"}, lambda: lab.judge(None)
     for ratio in RATIOS:
         yield {"method": "random", "ratio": ratio, "scope": "all"}, lambda ratio=ratio: chance(ratio)
-        for name in ("uniforget", "magnitude", "activation", "gradient", "integrated"):
+        for name in METHODS:
             yield {"method": name, "ratio": ratio, "scope": "all"}, judge(name, ratio)
     for ratio in (0.05, 0.1, 0.2):
         for name in ("chavhan", "uniforget", "random"):
@@ -74,3 +78,31 @@ def locators(lab: Lab) -> Iterator:
     if lab.bed.family == "unet":  # NeMo is defined on the values of cross-attention
         yield {"method": "nemo", "ratio": "own", "scope": "value"}, lambda: values("nemo")
         yield {"method": "random", "ratio": "own", "scope": "value"}, lambda: values("random")
+
+
+def overlap(lab: Lab) -> Iterator:
+    """Do two methods find the same units? Overlap of what they remove at one share, beside that of two random masks with as
+    many units removed at every site."""
+    for a, b in combinations(METHODS, 2):
+        for ratio in (0.05, 0.2, 0.45):
+
+            def compute(a=a, b=b, ratio=ratio) -> dict:
+                first, second = (score(lab, name).mask(ratio=ratio) for name in (a, b))
+                return {"iou": iou(first, second), "chance": iou_by_chance(first, second)}
+
+            yield {"method": a, "other": b, "ratio": ratio}, compute
+
+
+def iou(a: Mask, b: Mask) -> float:
+    """Units that both remove over units that either removes, in [0, 1]."""
+    x, y = (torch.cat([m.values[n] == 0 for n in sorted(m.values)]) for m in (a, b))
+    return float((x & y).sum() / (x | y).sum().clamp(min=1))
+
+
+def iou_by_chance(a: Mask, b: Mask) -> float:
+    """The overlap of two random masks that remove as many units at every site as ``a`` and ``b``, on average."""
+    both = either = 0.0
+    for name, x in a.values.items():
+        p, q = float((x == 0).float().mean()), float((b.values[name] == 0).float().mean())
+        both, either = both + p * q * len(x), either + (p + q - p * q) * len(x)
+    return both / max(either, 1e-12)

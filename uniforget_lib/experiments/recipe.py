@@ -9,18 +9,18 @@ from dataclasses import replace
 import torch
 
 from ..locate import uniforget_steps
-from ..masks import Mask
 from .lab import Lab
+from .locators import iou, iou_by_chance
 
 KINDS = (("ffn",), ("norm",), ("head",), ("ffn", "norm"), ("head", "norm"), ("ffn", "norm", "head"))
 STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0)  # times beta of the medium level; the paper's 0.1 ... 10 lie around its 2
 NUMBERS = (4, 16, 64, 256)
+BUDGETS = (0.25, 1, 4)  # times the steps of `CALIBRATION`
 
 
 def kinds(lab: Lab) -> Iterator:
     """The paper's ablation of modules (its Table 5): masks of some kinds at the medium strength."""
-    have = {kind for kind in ("ffn", "norm", "head") if lab.bed.adapter.sites((kind,))}
-    for chosen in dict.fromkeys(tuple(k for k in some if k in have) for some in KINDS):
+    for chosen in dict.fromkeys(lab.having(some) for some in KINDS):
         if chosen:
             yield {"kinds": " + ".join(chosen)}, lambda chosen=chosen: lab.judge(lab.mask(kinds=chosen))
 
@@ -44,6 +44,24 @@ def strength(lab: Lab) -> Iterator:
             yield {"times": times, "relaxed": relaxed}, lambda times=times, relaxed=relaxed: compute(times, relaxed)
 
 
+def budget(lab: Lab) -> Iterator:
+    """Longer training of the mask, at the medium strength and at equal sparsity. The paper's masks take 2,000 steps."""
+    for n in BUDGETS:
+        steps = max(1, round(n * lab.config.mask_steps))
+
+        def own(steps=steps) -> dict:
+            found = lab.score(mask_steps=steps)
+            return {"mask steps": steps, "forwards": found.cost, **lab.judge(found.mask(threshold=0))}
+
+        def at(ratio: float, steps=steps) -> dict:
+            found = lab.score(mask_steps=steps)
+            return {"mask steps": steps, "forwards": found.cost, **lab.judge(found.mask(ratio=ratio))}
+
+        yield {"times": n, "ratio": "own"}, own
+        for ratio in (0.45, 0.6):
+            yield {"times": n, "ratio": ratio}, lambda ratio=ratio, f=at: f(ratio)
+
+
 def agreement(lab: Lab) -> Iterator:
     """Is the same mask found twice? Overlap (IoU) of the removed units with those of the first medium mask, beside the overlap
     that chance gives; and what each mask does."""
@@ -56,24 +74,9 @@ def agreement(lab: Lab) -> Iterator:
 
         def compute(options=options) -> dict:
             first, mask = lab.mask(), lab.mask(**options)
-            return {"iou": overlap(first, mask), "chance": by_chance(first, mask), **lab.judge(mask)}
+            return {"iou": iou(first, mask), "chance": iou_by_chance(first, mask), **lab.judge(mask)}
 
         yield {"mask": name}, compute
-
-
-def overlap(a: Mask, b: Mask) -> float:
-    """Units that both remove over units that either removes, in [0, 1]."""
-    x, y = (torch.cat([m.values[n] == 0 for n in sorted(m.values)]) for m in (a, b))
-    return float((x & y).sum() / (x | y).sum().clamp(min=1))
-
-
-def by_chance(a: Mask, b: Mask) -> float:
-    """The overlap of two random masks that remove as many units at every site as ``a`` and ``b``, on average."""
-    both = either = 0.0
-    for name, x in a.values.items():
-        p, q = float((x == 0).float().mean()), float((b.values[name] == 0).float().mean())
-        both, either = both + p * q * len(x), either + (p + q - p * q) * len(x)
-    return both / max(either, 1e-12)
 
 
 def prompts(lab: Lab) -> Iterator:
