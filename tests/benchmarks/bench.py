@@ -127,10 +127,10 @@ class Bench:
         sigmas = self.adapter.sigmas(steps)
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t), masked(self.adapter, gates):
             image = rollout(self.adapter.conditional, self.x, sigmas, self.cond, checkpoint=True)
-        for thing in gc.get_objects():
-            if isinstance(thing, Tensor) and thing.device.type == self.x.device.type:
-                keep(thing)
-        del image
+            for thing in gc.get_objects():
+                if isinstance(thing, Tensor) and thing.device.type == self.x.device.type:
+                    keep(thing)
+            image.sum().backward()  # a hook that returns its tensor makes a cycle; this frees it for the next call
         return sum(storages.values())
 
     def row_3(self):

@@ -139,8 +139,9 @@ def _train(adapter: ModelAdapter, prompts: Sequence[str], config: UniForget, mas
             _save(state, key, logits, optimizer, history)
     found = [dict(zip((s.name for s in sites), row.split(sizes))) for row in (-logits.detach()).cpu().view(masks, -1)]
     passes = 1 if adapter.cfg == 1 else 2  # with guidance, the empty prompt too
-    work = 3 if config.checkpoint else 2  # a backward through frozen weights is about one forward
-    forwards = passes * config.steps * (len(prompts) + work * min(config.batch, len(prompts)) * last)
+    # A backward through frozen weights is about one forward; checkpointing runs every step but the last again.
+    work = 2 * config.steps + (config.steps - 1 if config.checkpoint else 0)
+    forwards = passes * (config.steps * len(prompts) + work * min(config.batch, len(prompts)) * last)
     return [Score(values, "uniforget", adapter.fingerprint, forwards, history) for values in found]
 
 
