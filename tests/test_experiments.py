@@ -89,12 +89,12 @@ def test_a_blur_takes_as_much_detail_as_the_mask(lab):
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES if (experiments.RESULTS / "locators.json").is_file() else ())
 def test_stored_rows_are_found_again(family):
-    """The unpruned model and a random mask, with the settings of the stored run: nothing hidden decides them."""
+    """The unpruned model and a mask of magnitudes, with the settings of the stored run: nothing hidden decides them."""
+    lab, ratio = Lab.load(family), locators.RATIOS[family][1]
     rows = {(r["method"], r["ratio"]): r for r in experiments.stored("locators").rows
-            if r["family"] == family and r["scope"] == "ffn" or r["method"] == "unpruned"}  # fmt: skip
-    lab = Lab.load(family)
-    mask = locate.random(lab.bed.adapter, kinds=("ffn",)).mask(ratio=0.1)
-    for row, found in ((rows["unpruned", 0.0], lab.judge(None)), (rows["random", 0.1], lab.judge(mask))):
+            if r["family"] == family and r["scope"] == "all"}  # fmt: skip
+    mask = locators.score(lab, "magnitude").mask(ratio=ratio)
+    for row, found in ((rows["unpruned", 0.0], lab.judge(None)), (rows["magnitude", ratio], lab.judge(mask))):
         for name in ("copied", "correct", "neutral_change", "detail"):
             assert found[name].mean == pytest.approx(row[name].mean, abs=0.03)
 

@@ -13,7 +13,7 @@ from ..masks import Mask, Score
 from .lab import Lab
 
 METHODS = ("uniforget", "magnitude", "activation", "gradient", "integrated")
-RATIOS = (0.05, 0.1, 0.2, 0.3, 0.45, 0.6)
+RATIOS = {"flux": (0.05, 0.1, 0.2, 0.3, 0.45, 0.6), "unet": (0.2, 0.5, 0.85, 0.95)}  # the U-Net can spare far more
 SEVERAL = 3  # random masks a sparsity
 
 
@@ -38,7 +38,7 @@ def locators(lab: Lab) -> Iterator:
     """A row for each method and share of units removed.
 
     ``scope`` says what is ranked: all units that UniForget may remove (``all``), or feed-forward neurons alone (``ffn``,
-    for Chavhan's locator, which knows no others). UniForget's own masks (``own``) stand beside baselines that remove as
+    for Chavhan's locator, which knows no others; on the U-Net they are all). UniForget's own masks (``own``) stand beside baselines that remove as
     many units at every site; so does NeMo's, on the values of cross-attention. ``forwards`` is the locator's cost.
     """
 
@@ -60,11 +60,12 @@ def locators(lab: Lab) -> Iterator:
         return lab.judge(mask if name == "nemo" else found.match(mask)) | {"forwards": found.cost}
 
     yield {"method": "unpruned", "ratio": 0.0, "scope": "all"}, lambda: lab.judge(None)
-    for ratio in RATIOS:
+    alike = lab.having(lab.config.kinds) == ("ffn",)
+    for ratio in RATIOS[lab.bed.family]:
         yield {"method": "random", "ratio": ratio, "scope": "all"}, lambda ratio=ratio: chance(ratio)
-        for name in METHODS:
+        for name in (*METHODS, *(["chavhan"] if alike else [])):
             yield {"method": name, "ratio": ratio, "scope": "all"}, judge(name, ratio)
-    for ratio in (0.05, 0.1, 0.2):
+    for ratio in () if alike else (0.05, 0.1, 0.2):
         for name in ("chavhan", "uniforget", "random"):
             yield {"method": name, "ratio": ratio, "scope": "ffn"}, judge(name, ratio, ("ffn",))
     for level in ("weak", "medium", "strong"):
