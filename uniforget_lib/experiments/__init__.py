@@ -25,6 +25,7 @@ EXPERIMENTS: dict[str, Callable[[Lab], Iterable]] = {
     "prompts": recipe.prompts,
     "steps": recipe.steps,
     "removed": causes.removed,
+    "contents": causes.contents,
     "tiers": causes.tiers,
     "dose": causes.dose,
     "sites": causes.sites,

@@ -61,18 +61,37 @@ def blurred(lab: Lab, mask: Mask) -> Outcome:
 
 
 def tiers(lab: Lab) -> Iterator:
-    """Are firm memories harder to remove? Copies left of items by how often they were in the data."""
+    """Are firm memories harder to remove? Copies left of test items by how often they were in the data."""
     for level in (None, *LEVELS):
         for copies in TIERS[1:]:
+            items = lab.bed.planted(copies=copies, split="test")
+            yield ({"level": level or "unpruned", "copies": copies},
+                   lambda level=level, items=items: drawn(lab, level, items)[1])  # fmt: skip
 
-            def compute(level=level, copies=copies) -> dict:
-                items = lab.bed.planted(copies=copies, split="test")
-                with masked(lab.bed.adapter, lab.mask(level=level)) if level else nullcontext():
-                    drawn = [lab.bed.images([i.caption for i in items], seed=s) for s in lab.seeds]
-                left = np.stack([lab.bed.distance(images, items) <= lab.limit for images in drawn])
-                return {"n": len(items), "copied": bootstrap(left)}
 
-            yield {"level": level or "unpruned", "copies": copies}, compute
+def contents(lab: Lab) -> Iterator:
+    """Which memories? Copies left by kind: of neutral content under an invented name (``scene``), of other content under a
+    neutral caption (``sentence``), and of other content under an invented name. Items of both splits: UniForget is told
+    of none. ``said``: share of pictures that show what a neutral caption says."""
+    for level in (None, *LEVELS):
+        for kind in dict.fromkeys(i.kind for i in lab.bed.items):
+
+            def compute(level=level, kind=kind) -> dict:
+                items = lab.bed.planted(kind=kind, at_least=20)
+                pictures, row = drawn(lab, level, items)
+                captions = [i.caption for i in items]
+                said = {"said": bootstrap(np.stack([lab.bed.attributes(p, captions)["all"] for p in pictures]))}
+                return row | (said if kind == "sentence" else {})
+
+            yield {"level": level or "unpruned", "kind": kind}, compute
+
+
+def drawn(lab: Lab, level: str | None, items: list) -> tuple[list[torch.Tensor], dict]:
+    """Pictures of each seed for items, under UniForget's mask of a level or under none, and the share of copies."""
+    with masked(lab.bed.adapter, lab.mask(level=level)) if level else nullcontext():
+        pictures = [lab.bed.images([i.caption for i in items], seed=s) for s in lab.seeds]
+    left = np.stack([lab.bed.distance(images, items) <= lab.limit for images in pictures])
+    return pictures, {"n": len(items), "copied": bootstrap(left)}
 
 
 def dose(lab: Lab) -> Iterator:
