@@ -79,9 +79,11 @@ def contents(lab: Lab) -> Iterator:
             def compute(level=level, kind=kind) -> dict:
                 items = lab.bed.planted(kind=kind, at_least=20)
                 pictures, row = drawn(lab, level, items)
-                captions = [i.caption for i in items]
-                said = {"said": bootstrap(np.stack([lab.bed.attributes(p, captions)["all"] for p in pictures]))}
-                return row | (said if kind == "sentence" else {})
+                if kind == "sentence":
+                    captions = [i.caption for i in items]
+                    right = np.stack([lab.bed.attributes(p, captions)["all"] for p in pictures])
+                    row["said"] = bootstrap(right)
+                return row
 
             yield {"level": level or "unpruned", "kind": kind}, compute
 
