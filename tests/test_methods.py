@@ -207,6 +207,16 @@ def test_mmd_by_hand_and_by_chance():
     assert evaluate.mmd(same, other + 1, permutations=200).p == pytest.approx(1 / 201)
     ps = [evaluate.mmd(*rng.normal(size=(2, 12, 2)), permutations=99, seed=k).p for k in range(60)]
     assert 0.3 < np.mean(ps) < 0.7 and np.mean(np.array(ps) <= 0.1) < 0.25  # even, when there is nothing to find
+    prompts = 10 * rng.normal(size=(40, 3))  # pairs that share a prompt: what they share is no difference
+    one, two = prompts + rng.normal(size=(2, 40, 3))
+    assert 0.05 < evaluate.mmd(one, two, paired=True, permutations=200).p < 0.95
+    assert abs(evaluate.mmd(one, two, paired=True).distance) < 0.01 and evaluate.mmd(one, two).p > 0.95
+    assert evaluate.mmd(one, two + 3, paired=True, permutations=200).p < 0.01
+    ps = [evaluate.mmd(*(x + rng.normal(size=(2, 12, 2))), paired=True, permutations=99, seed=k).p
+          for k, x in enumerate(5 * rng.normal(size=(60, 12, 2)))]  # fmt: skip
+    assert 0.3 < np.mean(ps) < 0.7 and np.mean(np.array(ps) <= 0.1) < 0.25
+    with pytest.raises(ValueError, match="paired"):
+        evaluate.mmd(one, two[1:], paired=True)
     for bad in ((a, b[:1]), (a, b.ravel()), (a, np.ones((2, 2)))):
         with pytest.raises(ValueError, match="a .* b "):
             evaluate.mmd(*bad)

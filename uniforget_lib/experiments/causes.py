@@ -155,7 +155,7 @@ def latents(lab: Lab) -> Iterator:
                 other = lab.bed.adapter.latents(prompts, steps=lab.bed.steps, seed=12).flatten(1).numpy()
                 row = {}
                 for where, moved in (("unpruned, other noise", other), ("under the mask", after)):
-                    found = mmd(before, moved)
+                    found = mmd(before, moved, paired=True)
                     size = bootstrap(np.linalg.norm(moved, axis=1), share=False)
                     row |= {f"distance, {where}": found.distance, f"p, {where}": found.p, f"magnitude, {where}": size}
                 return row
