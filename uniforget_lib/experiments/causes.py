@@ -144,7 +144,8 @@ def when(lab: Lab) -> Iterator:
 def latents(lab: Lab) -> Iterator:
     """The paper's analysis figures: do latents of memorized prompts leave those of the unpruned model, and neutral ones not? As
     distances of distributions (MMD with a permutation test), from other noise than that which the mask was trained on."""
-    groups = {"planted": lab.captions("test"), "neutral": lab.bed.neutral(lab.neutral)}
+    groups = {"planted": lab.captions("test"), "neutral": lab.bed.neutral(lab.neutral),
+              "controls": [i.caption for i in lab.bed.controls("test")]}  # fmt: skip
     for level in LEVELS:
         for name, prompts in groups.items():
 

@@ -1,0 +1,263 @@
+"""What the prose of the two chapters on locating says is what the stored experiments, and their own runs, found."""
+
+import pytest
+from test_chapter_testbed import report
+
+from uniforget_lib import experiments
+
+
+def rows(name, *keys, family="flux", **conditions):
+    """Rows of a stored experiment by the columns ``keys``."""
+    found = [r for r in experiments.stored(name).rows if r["family"] == family]
+    found = [r for r in found if all(r[k] == v for k, v in conditions.items())]
+    return {tuple(r[k] for k in keys) if len(keys) > 1 else r[keys[0]]: r for r in found}
+
+
+def at(estimate, *numbers):
+    """The estimate reads as ``mean [low, high]``, or as its mean alone, with two decimals."""
+    found = (estimate.mean, estimate.low, estimate.high)[: len(numbers)]
+    assert [round(f, 2) for f in found] == list(numbers), str(estimate)
+    return True
+
+
+# Locating
+
+
+def test_the_stored_table_is_what_the_code_finds_today():
+    stored, now = report("locate_again.json")
+    for name in ("copied", "correct", "detail", "neutral_change"):
+        assert now[name].mean == pytest.approx(stored[name].mean, abs=0.03)
+
+
+def test_equal_sparsity_flatters_who_picks_harmless_units():
+    found = rows("locators", "method", "ratio", scope="all")
+    mask = found["uniforget", 0.45]
+    assert at(mask["correct"], 0.82, 0.73, 0.91) and at(mask["copied"], 0.55, 0.35, 0.75)
+    assert at(mask["paper_correct"], 0.66, 0.53, 0.77)
+    for name, right in (("random", 0.03), ("magnitude", 0), ("activation", 0.02)):
+        assert at(found[name, 0.45]["correct"], right)
+    assert at(found["random", 0.2]["copied"], 0.47) and at(found["random", 0.2]["correct"], 0.07)
+    assert all(found["uniforget", r]["copied"].mean > 0.9 for r in (0.05, 0.1, 0.2))  # "copies included"
+    for name in ("gradient", "integrated"):
+        assert found[name, 0.05]["correct"].mean < 0.05  # "hammers"
+    for ratio in (0.05, 0.1, 0.2, 0.3, 0.45, 0.6):  # "more right than every other method"
+        others = [r["correct"].mean for (m, s), r in found.items() if s == ratio and m != "uniforget"]
+        assert found["uniforget", ratio]["correct"].mean > max(others)
+
+
+def test_the_distance_to_the_twin_is_a_trap():
+    found = rows("locators", "method", "ratio", scope="all")
+    assert found["unpruned", 0.0]["to_twin"].mean == pytest.approx(2, abs=0.1)
+    low = min(found.values(), key=lambda r: r["to_twin"].mean)
+    assert low["correct"].mean < 0.05 and 0.9 < low["to_twin"].mean < 1.3
+    other = rows("locators", "method", "ratio", scope="all", family="unet").values()
+    assert all(1.9 < r["to_twin"].mean < 2.3 for r in other)
+
+
+def test_at_equal_price_one_line():
+    found = rows("locators", "method", "ratio", scope="all")
+    told = found["activation", 0.2]
+    assert at(told["copied"], 0.35, 0.15, 0.55) and at(told["correct"], 0.64, 0.53, 0.75)
+    a, b = found["uniforget", 0.45], found["uniforget", 0.6]
+    assert at(b["copied"], 0.25) and at(b["correct"], 0.42)
+    share = (told["correct"].mean - b["correct"].mean) / (a["correct"].mean - b["correct"].mean)
+    between = b["copied"].mean + share * (a["copied"].mean - b["copied"].mean)
+    assert told["copied"].low < between < told["copied"].high
+    for name in ("random", "magnitude"):  # "clearly above": no mask of theirs forgets half and keeps half
+        assert not any(r["copied"].mean < 0.5 and r["correct"].mean > 0.5 for (m, _), r in found.items() if m == name)
+    assert told["forwards"] == 336 and a["forwards"] == 6144
+
+
+def test_the_strictest_control():
+    for family, wanted in (
+        ("flux", {"medium": ((0.55, 0.81), (0.0, 0.02), (0.03, 0.04))}),
+        ("unet", {"medium": ((0.68, 0.99), (0.65, 0.82), (0.85, 0.93)), "strong": ((0.35, 0.72), (0.28, 0.22), (0.38, 0.27))}),
+    ):  # fmt: skip
+        found = rows("locators", "ratio", "method", scope="own", family=family)
+        for level, numbers in wanted.items():
+            for name, (copied, right) in zip(("uniforget", "random", "magnitude"), numbers):
+                assert at(found[level, name]["copied"], copied) and at(found[level, name]["correct"], right)
+
+
+def test_the_unet_can_spare_nearly_all():
+    found = rows("locators", "method", "ratio", scope="all", family="unet")
+    assert at(found["random", 0.5]["correct"], 0.92) and at(found["random", 0.5]["copied"], 0.97)
+    wanted = {("uniforget", 0.85): (0.98, 0.65), ("integrated", 0.85): (0.99, 0.55),
+              ("uniforget", 0.95): (0.81, 0.45), ("integrated", 0.95): (0.78, 0.3)}  # fmt: skip
+    for key, (right, copied) in wanted.items():
+        assert at(found[key]["correct"], right) and at(found[key]["copied"], copied)
+    others = [r["copied"].mean for (m, s), r in found.items() if s == 0.5]
+    assert min(others) > 0.7  # before 85 % no method takes half of the copies
+
+
+def test_chavhan_among_feed_forward_neurons():
+    found = rows("locators", "method", "ratio", scope="ffn")
+    assert at(found["chavhan", 0.2]["copied"], 0.8, 0.6, 0.95) and at(
+        found["chavhan", 0.2]["correct"], 0.69, 0.59, 0.78
+    )
+    assert at(found["uniforget", 0.2]["copied"], 0.95, 0.85, 1) and at(
+        found["uniforget", 0.2]["correct"], 0.88, 0.8, 0.95
+    )
+    assert at(found["random", 0.2]["copied"], 1.0) and at(found["random", 0.2]["correct"], 0.67, 0.56, 0.77)
+
+
+def test_which_modules():
+    found = rows("kinds", "kinds")
+    copied = {name: row["copied"] for name, row in found.items()}
+    assert min(copied, key=lambda k: copied[k].mean) == "ffn" and at(copied["ffn"], 0.45, 0.25, 0.65)
+    assert max(copied, key=lambda k: copied[k].mean) == "head" and at(copied["head"], 0.7, 0.5, 0.9)
+    assert copied["ffn"].high > copied["head"].low  # "cannot be told apart"
+    right = [row["correct"].mean for row in found.values()]
+    assert round(min(right), 2) == 0.77 and round(max(right), 2) == 0.84
+    assert at(found["ffn + norm"]["paper_correct"], 0.7, 0.59, 0.81)
+    assert at(found["ffn + norm + head"]["paper_correct"], 0.92, 0.84, 0.98)
+    assert at(found["ffn"]["detail"], 0.49) and found["ffn"]["detail"].mean == min(
+        r["detail"].mean for r in found.values()
+    )
+
+
+def test_how_strong_and_relaxed_or_not():
+    found = rows("strength", "times", "relaxed")
+    assert at(found[0.1, True]["copied"], 1.0) and at(found[10.0, True]["correct"], 0.0)
+    assert at(found[3.0, True]["copied"], 0.07, 0.0, 0.2) and at(found[3.0, True]["correct"], 0.36, 0.26, 0.46)
+    plain, relaxed = found[0.3, False], found[1.0, True]
+    assert [round(r["off"], 2) for r in (plain, relaxed)] == [0.39, 0.44]
+    assert at(plain["copied"], 0.65) and at(plain["correct"], 0.82) and at(relaxed["copied"], 0.55)
+    assert all(row["rises"] == 0 for row in found.values())
+
+
+def test_the_same_mask_twice():
+    found = rows("agreement", "mask")
+    again = [found[name] for name in ("another seed", "a third seed")]
+    halves = [found[name] for name in ("one half of the prompts", "the other half")]
+    assert all(round(r["iou"], 1) == 0.6 and round(r["chance"], 2) in (0.37, 0.38) for r in again + halves)
+    assert {round(r["iou"], 2) for r in halves} == {0.61, 0.63}
+    same = [found["the first"], *again, *halves]
+    assert [round(f(r["copied"].mean for r in same), 2) for f in (min, max)] == [0.47, 0.62]
+    assert [round(f(r["correct"].mean for r in same), 2) for f in (min, max)] == [0.73, 0.84]
+    seeds = [r["paper_correct"].mean for r in same[:3]]
+    assert round(min(seeds), 2) == 0.7 and round(max(seeds), 2) == 0.89
+    other = found["prompts of the other world"]
+    assert at(other["paper_correct"], 0.97, 0.92, 1) and at(other["correct"], 0.3, 0.2, 0.41)
+
+
+def test_which_units_are_shared():
+    found = rows("overlap", "method", "other", ratio=0.2)
+    for pair, iou, chance in (
+        (("uniforget", "activation"), 0.23, 0.15),
+        (("gradient", "integrated"), 0.33, 0.13),
+        (("uniforget", "gradient"), 0.04, 0.08),
+    ):
+        assert [round(found[pair][k], 2) for k in ("iou", "chance")] == [iou, chance]
+
+
+def test_a_mask_protects_what_it_is_calibrated_on():
+    found = rows("prompts", "prompts")
+    assert found["4 captions"]["off"] > 0.7 and found["4 captions"]["correct"].mean < 0.1
+    off = [found[f"{n} captions"]["off"] for n in (4, 16, 64, 256)]
+    assert off == sorted(off, reverse=True)  # fewer prompts, a stronger mask
+    assert found["single objects only"]["n"] == 11 and found["single objects only"]["correct"].mean < 0.1
+    both = found["both worlds"]
+    assert at(both["correct"], 0.73, 0.62, 0.83) and at(both["paper_correct"], 0.98, 0.95, 1)
+    assert at(both["copied"], 0.35, 0.15, 0.55)
+    assert at(found["random words"]["correct"], 0.12) and at(found["the empty prompt"]["correct"], 0.05)
+    with_names, without = (found[n]["copied"] for n in ("random words", "random words, items' names left out"))
+    assert at(with_names, 0.5) and at(without, 0.33) and without.high > with_names.mean
+
+
+def test_a_mask_for_each_step():
+    found = rows("steps", "masks")
+    one, each = found["one for all steps"], found["one for each step"]
+    assert at(each["copied"], 0.42, 0.2, 0.65) and at(one["copied"], 0.55, 0.35, 0.75)
+    assert at(each["correct"], 0.84) and at(one["correct"], 0.81) and each["detail"].mean > one["detail"].mean
+    assert at(each["selectivity"], 1.93, 1.27, 2.83) and at(one["selectivity"], 1.46, 0.86, 2.34)
+    assert round(each["off in every step"], 2) == 0.21
+
+
+# What a mask removes
+
+
+def test_which_pictures_change():
+    found = {g: r["change"] for g, r in rows("removed", "group", level="medium").items() if "change" in r}
+    assert (
+        at(found["held out"], 0.15, 0.11, 0.2) and at(found["trained on"], 0.12) and at(found["the other world"], 0.16)
+    )
+    assert at(found["planted"], 0.22, 0.14, 0.33) and at(found["controls"], 0.48, 0.4, 0.57)
+    assert at(found["held out, the sharpest tenth"], 0.28, 0.11, 0.51) and at(
+        found["planted, the plainest third"], 0.11
+    )
+    own = rows("locators", "method", "ratio", scope="own")["uniforget", "medium"]
+    assert at(own["paper_correct"], 0.69, 0.58, 0.8)
+    masks = rows("locators", "method", "ratio", scope="all")
+    chance = masks["random", 0.1]
+    ratio = [chance[k].mean / chance["neutral_change"].mean for k in ("control_change", "planted_change")]
+    assert ratio == pytest.approx([1.9, 0.5], abs=0.06)
+    ratio = [own[k].mean / own["neutral_change"].mean for k in ("control_change", "planted_change")]
+    assert ratio == pytest.approx([4, 1.5], abs=0.1)
+
+
+def test_a_blur_removes_no_copy():
+    found = rows("removed", "level", group="blur")
+    masks = rows("removed", "level", group="mask")
+    for level in ("weak", "medium", "strong"):
+        assert at(found[level]["copied"], 1.0)
+        assert found[level]["detail"].mean == pytest.approx(masks[level]["detail"].mean, abs=0.02)
+    assert at(found["strong"]["detail"], 0.38)
+
+
+def test_planted_prompts_among_the_neutral_ones_do_little_here():
+    found = rows("dose", "level", "planted prompts")
+    assert at(found["medium", 15]["copied"], 0.7, 0.5, 0.9) and at(found["medium", 0]["copied"], 0.55, 0.35, 0.75)
+    assert at(found["medium", 40]["copied"], 0.57)
+    for level in ("medium", "strong"):  # no trend: every interval has room for the undiluted value
+        assert all(r["copied"].low <= found[level, 0]["copied"].mean for (l, _), r in found.items() if l == level)
+
+
+def test_which_memories_go():
+    found = rows("contents", "level", "kind")
+    assert all(at(found["unpruned", k]["copied"], 1.0) for k in ("brand", "emoji", "scene", "template", "sentence"))
+    assert at(found["medium", "scene"]["copied"], 0.88, 0.62, 1) and at(
+        found["medium", "sentence"]["copied"], 0.08, 0, 0.33
+    )
+    between = [found["medium", k]["copied"].mean for k in ("brand", "emoji", "template")]
+    assert round(min(between), 2) == 0.5 and round(max(between), 2) == 0.65
+    assert at(found["medium", "sentence"]["said"], 0, 0, 0.46) and at(
+        found["strong", "sentence"]["said"], 0.33, 0, 0.67
+    )
+    assert at(rows("removed", "level", group="mask")["strong"]["correct"], 0.22)
+
+
+def test_firm_memories_are_harder():
+    found = rows("tiers", "copies", level="medium")
+    assert at(found[5]["copied"], 0.14, 0, 0.36) and at(found[20]["copied"], 0.39, 0.11, 0.67)
+    assert at(found[100]["copied"], 0.73, 0.45, 1)
+
+
+def test_no_site_carries_it():
+    found = rows("sites", "site", "mask")
+    first = "transformer_blocks.0.ff_context"
+    alone = {s: r["copied"] for (s, m), r in found.items() if m == "this alone"}
+    assert at(alone.pop(first), 0.9, 0.75, 1) and all(at(c, 1.0) for c in alone.values())
+    without = {s: r["copied"] for (s, m), r in found.items() if m == "all but this"}
+    assert at(without.pop(first), 0.75, 0.55, 0.95)
+    assert round(min(c.mean for c in without.values()), 2) == 0.45
+    assert round(max(c.mean for c in without.values()), 2) == 0.6
+
+
+def test_when_along_the_sampling():
+    found = rows("when", "steps")
+    assert at(found["before 2"]["neutral_change"], 0.12) and at(found["before 2"]["copied"], 1.0)
+    assert at(found["before 8"]["neutral_change"], 0.15)
+    assert at(found["from 2"]["copied"], 0.72, 0.53, 0.9) and at(found["from 2"]["neutral_change"], 0.05)
+    assert all(at(found[f"only {k}"]["copied"], 1.0) for k in range(8))  # "no single step does it"
+
+
+def test_latents_leave_their_cloud():
+    found = rows("latents", "level", "group")
+    row, other = found["medium", "planted"], found["medium", "neutral"]
+    assert row["p, under the mask"] == 0.001 and round(other["p, under the mask"], 3) == 0.067
+    assert other["distance, under the mask"] < 0.25 * row["distance, under the mask"]
+    assert {round(r["p, unpruned, other noise"], 2) for r in (row, other)} == {0.78, 0.51}
+    assert max(found["strong", g]["p, under the mask"] for g in ("planted", "neutral")) == 0.001
+    sizes = [r[f"magnitude, {w}"].mean for r in (row, other) for w in ("unpruned, other noise", "under the mask")]
+    assert [round(s, 1) for s in sizes] == [45.0, 40.2, 43.0, 41.3]
