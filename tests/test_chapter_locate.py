@@ -261,3 +261,10 @@ def test_latents_leave_their_cloud():
     assert max(found["strong", g]["p, under the mask"] for g in ("planted", "neutral")) == 0.001
     sizes = [r[f"magnitude, {w}"].mean for r in (row, other) for w in ("unpruned, other noise", "under the mask")]
     assert [round(s, 1) for s in sizes] == [45.0, 40.2, 43.0, 41.3]
+
+
+def test_nemo_told_of_other_items():
+    found = rows("locators", "method", scope="value", family="unet")
+    assert round(found["nemo"]["off"], 2) == 0.49
+    assert at(found["nemo"]["copied"], 0.38, 0.17, 0.57) and at(found["nemo"]["correct"], 0.15, 0.08, 0.23)
+    assert at(found["random"]["copied"], 0.38) and at(found["random"]["correct"], 0.16)
