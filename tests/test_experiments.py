@@ -1,5 +1,7 @@
 """Experiments: every cell computes, rows are stored as they come, and stored rows are what the code finds today."""
 
+from functools import lru_cache
+
 import numpy as np
 import pytest
 import torch
@@ -86,11 +88,16 @@ def test_a_blur_takes_as_much_detail_as_the_mask(lab):
     assert blurred.detail.mean() == pytest.approx(min(masked.detail.mean(), lab.study.outcome().detail.mean()), rel=0.1)
 
 
+@lru_cache
+def shipped(family):
+    return Lab.load(family)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES if (experiments.RESULTS / "locators.json").is_file() else ())
 def test_stored_rows_are_found_again(family):
     """The unpruned model and a mask of magnitudes, with the settings of the stored run: nothing hidden decides them."""
-    lab, ratio = Lab.load(family), locators.RATIOS[family][1]
+    lab, ratio = shipped(family), locators.RATIOS[family][1]
     rows = {(r["method"], r["ratio"]): r for r in experiments.stored("locators").rows
             if r["family"] == family and r["scope"] == "all"}  # fmt: skip
     mask = locators.score(lab, "magnitude").mask(ratio=ratio)
@@ -104,5 +111,5 @@ def test_stored_experiments_are_complete(name):
     report = experiments.stored(name)
     assert isinstance(report, Report) and {"seed", "device", "library", "versions"} <= report.meta.keys()
     for family in {row["family"] for row in report.rows}:
-        keys = [{"family": family} | key for key, _ in experiments.EXPERIMENTS[name](Lab.load(family))]
+        keys = [{"family": family} | key for key, _ in experiments.EXPERIMENTS[name](shipped(family))]
         assert all(any(key.items() <= row.items() for row in report.rows) for key in keys)
