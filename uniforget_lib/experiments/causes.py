@@ -10,27 +10,37 @@ import torch
 
 from ..evaluate import Outcome, bootstrap, detail, mmd, soften
 from ..hooks import masked
+from ..locate import random
 from ..masks import Mask
 from ..testbed import TIERS
 from .lab import Lab
 
 DOSES = (0, 1, 3, 15, 40)  # planted prompts of the development split among the neutral ones
 LEVELS = ("weak", "medium", "strong")
+CHANCE = {"flux": 0.1, "unet": 0.5}  # a random mask that changes neutral pictures about as much as the medium one
 
 
 def removed(lab: Lab) -> Iterator:
-    """How much do the pictures of each group of prompts change, relative to neutral ones of the training distribution? One row
-    a group and level. And a blur that takes as much detail, applied to the unpruned model's pictures."""
-    for level in LEVELS:
+    """How much do the pictures of each group of prompts change, over the variance of neutral pictures? One row a group and
+    level, and as many for a random mask. And a blur that takes as much detail, applied to the unpruned model's pictures."""
+
+    def make(level: str) -> Mask:
+        if level != "random":
+            return lab.mask(level=level)
+        chance = random(lab.bed.adapter, kinds=lab.having(lab.config.kinds))
+        return lab.once("a random mask", lambda: chance.mask(ratio=CHANCE[lab.bed.family]))
+
+    for level in (*LEVELS, "random"):
         for name, captions in groups(lab).items():
 
             def compute(level=level, captions=captions) -> dict:
-                mask = lab.mask(level=level)
-                return {"n": len(captions), "change": bootstrap(lab.changes(mask, captions), share=False)}
+                return {"n": len(captions), "change": bootstrap(lab.changes(make(level), captions), share=False)}
 
             yield {"level": level, "group": name}, compute
-        yield {"level": level, "group": "mask"}, lambda level=level: lab.row(lab.study.outcome(lab.mask(level=level)))
-        yield {"level": level, "group": "blur"}, lambda level=level: lab.row(blurred(lab, lab.mask(level=level)))
+        if level == "random":
+            continue
+        yield {"level": level, "group": "mask"}, lambda level=level: lab.row(lab.study.outcome(make(level)))
+        yield {"level": level, "group": "blur"}, lambda level=level: lab.row(blurred(lab, make(level)))
 
 
 def groups(lab: Lab) -> dict[str, list[str]]:

@@ -15,7 +15,7 @@ from .locators import iou, iou_by_chance
 KINDS = (("ffn",), ("norm",), ("head",), ("ffn", "norm"), ("head", "norm"), ("ffn", "norm", "head"))
 STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0)  # times beta of the medium level; the paper's 0.1 ... 10 lie around its 2
 NUMBERS = (4, 16, 64, 256)
-BUDGETS = (0.25, 1, 4)  # times the steps of `CALIBRATION`
+BUDGETS = (0.25, 1, 4, 16)  # times the steps of `CALIBRATION`
 
 
 def kinds(lab: Lab) -> Iterator:
