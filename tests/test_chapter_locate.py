@@ -26,6 +26,16 @@ def test_the_stored_table_is_what_the_code_finds_today():
         assert now[name].mean == pytest.approx(stored[name].mean, abs=0.03)
 
 
+def test_how_a_mask_is_learned():
+    history = report("locate_mask.json")
+    first = next(row["step"] for row in history if row["off"] > 0)
+    assert 12 <= first <= 16 and history[10]["reconstruction"] > 0.05 * max(r["reconstruction"] for r in history)
+    early, middle, late = (
+        sum(r["reconstruction"] for r in history[a:b]) / (b - a) for a, b in ((10, 20), (30, 50), (60, 80))
+    )
+    assert early < 0.7 * middle and late < 1.05 * middle and history[-1]["off"] > 1.2 * history[30]["off"]
+
+
 def test_equal_sparsity_flatters_who_picks_harmless_units():
     found = rows("locators", "method", "ratio", scope="all")
     mask = found["uniforget", 0.45]

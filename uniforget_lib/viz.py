@@ -83,7 +83,9 @@ def grid(rows: dict[str, Tensor], captions: Sequence[str] = (), title: str = "")
     return _bare(fig, picture, rows, title)
 
 
-def compare(states: dict[str, dict[str, Tensor]], captions: Sequence[str] = (), title: str = "") -> go.Figure:
+def compare(
+    states: dict[str, dict[str, Tensor]], captions: Sequence[str] = (), title: str = "", of: str = "model"
+) -> go.Figure:
     """A slider over ``states`` (name -> named rows of images): before and after, in the page, without a kernel."""
     fig, names = go.Figure(), list(states)
     for i, rows in enumerate(states.values()):
@@ -93,7 +95,7 @@ def compare(states: dict[str, dict[str, Tensor]], captions: Sequence[str] = (), 
     steps = [{"label": name, "method": "restyle", "args": [{"visible": [k == i for k in range(len(names))] + [True]}]}
              for i, name in enumerate(names)]  # fmt: skip
     fig = _bare(fig, picture, states[names[0]], title)
-    slider = {"steps": steps, "active": 0, "pad": {"t": 20}, "currentvalue": {"prefix": "model: "}}
+    slider = {"steps": steps, "active": 0, "pad": {"t": 20}, "currentvalue": {"prefix": f"{of}: "}}
     fig.update_layout(sliders=[slider], margin={"l": 40, "r": 60})
     return _fit(fig, picture, around=120 + fig.layout.margin.t)
 
@@ -135,14 +137,14 @@ def _fit(fig: go.Figure, picture: Image.Image, around: int) -> go.Figure:
     return fig.update_layout(height=int(around + 680 * aspect), meta={"aspect": aspect, "around": around})
 
 
-def histogram(groups: dict[str, np.ndarray], xlabel: str, title: str = "") -> go.Figure:
+def histogram(groups: dict[str, np.ndarray], xlabel: str, title: str = "", of: str = "prompts") -> go.Figure:
     """Overlaid histograms of named groups (share of each group a bin)."""
     values = np.concatenate([np.asarray(v) for v in groups.values()])
     size = (values.max() - values.min()) / 40
     bins = {"start": float(values.min()), "end": float(values.max() + size), "size": float(size)}
     fig = go.Figure([go.Histogram(x=v, name=name, histnorm="probability", opacity=0.6, xbins=bins,
                                   marker_color=COLOURS.get(name.split()[0])) for name, v in groups.items()])  # fmt: skip
-    return fig.update_layout(barmode="overlay", xaxis_title=xlabel, yaxis_title="share of prompts", **_titled(title))
+    return fig.update_layout(barmode="overlay", xaxis_title=xlabel, yaxis_title=f"share of {of}", **_titled(title))
 
 
 def curves(
