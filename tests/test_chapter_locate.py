@@ -178,6 +178,10 @@ def test_which_units_are_shared():
         (("uniforget", "gradient"), 0.04, 0.08),
     ):
         assert [round(found[pair][k], 2) for k in ("iou", "chance")] == [iou, chance]
+    unet = rows("overlap", "method", "other", ratio=0.2, family="unet")
+    for other, iou, chance in (("magnitude", 0.43, 0.2), ("gradient", 0.03, 0.08)):
+        assert [round(unet["uniforget", other][k], 2) for k in ("iou", "chance")] == [iou, chance]
+    assert max((r["iou"], o) for (m, o), r in unet.items() if m == "uniforget")[1] == "magnitude"
 
 
 def test_a_mask_protects_what_it_is_calibrated_on():

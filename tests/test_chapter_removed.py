@@ -53,6 +53,10 @@ def test_which_memories_go():
     assert at(other["medium", "scene"]["copied"], 0.88, 0.62, 1) and at(
         other["medium", "sentence"]["copied"], 0.5, 0.17, 0.83
     )
+    assert at(other["medium", "template"]["copied"], 0.5, 0.19, 0.81) and at(
+        found["strong", "scene"]["copied"], 0.38, 0, 0.75
+    )
+    assert all(at(found["strong", k]["copied"], 0.0) for k in ("brand", "emoji", "template", "sentence"))
     assert at(other["unpruned", "sentence"]["said"], 0) and at(other["medium", "sentence"]["said"], 0.42, 0.08, 0.75)
     own = rows("locators", "method", "ratio", scope="own", family="unet")
     assert at(own["uniforget", "medium"]["correct"], 0.99)
@@ -74,6 +78,8 @@ def test_no_site_carries_it():
     first = "transformer_blocks.0.ff_context"
     alone = {s: r["copied"] for (s, m), r in found.items() if m == "this alone"}
     assert at(alone.pop(first), 0.9, 0.75, 1) and all(at(c, 1.0) for c in alone.values())
+    unet = rows("sites", "site", "mask", family="unet")
+    assert round(min(r["copied"].mean for (_, m), r in unet.items() if m == "this alone"), 2) == 0.95
     without = {s: r["copied"] for (s, m), r in found.items() if m == "all but this"}
     assert at(without.pop(first), 0.75, 0.55, 0.95)
     assert round(min(c.mean for c in without.values()), 2) == 0.45

@@ -94,7 +94,7 @@ def _train(adapter: ModelAdapter, prompts: Sequence[str], config: UniForget, mas
     prompts = check_prompts(prompts)
     sites = adapter.sites(config.kinds)
     sizes = [s.units for s in sites]
-    logits = torch.full((masks * sum(sizes),), config.init, device=adapter.device, requires_grad=True)
+    logits = torch.full((masks * sum(sizes),), float(config.init), device=adapter.device, requires_grad=True)
     # Decoupled weight decay (as EcoDiff): coupled, 1e-2 times a logit outweighs both gradients by orders of magnitude.
     optimizer = torch.optim.AdamW([logits], lr=config.lr, weight_decay=config.weight_decay)
     key = repr((masks, adapter.fingerprint, adapter.cfg, adapter.resolution, adapter.dtype, asdict(config), prompts))
