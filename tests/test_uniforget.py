@@ -104,7 +104,9 @@ def test_uniforget_stops_at_a_model_that_gives_no_numbers(flux):
 
 
 def test_a_logit_may_start_at_a_whole_number(tiny):
-    scores = [uniforget(tiny, ["a cat"], UniForget(mask_steps=1, batch=1, init=start)).values for start in (3, 3.0)]
+    scores = [
+        locate.uniforget(tiny, ["a cat"], UniForget(mask_steps=1, batch=1, init=start)).values for start in (3, 3.0)
+    ]
     assert all(torch.equal(scores[0][name], scores[1][name]) for name in scores[0])
 
 
