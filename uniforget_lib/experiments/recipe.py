@@ -49,17 +49,14 @@ def budget(lab: Lab) -> Iterator:
     for n in BUDGETS:
         steps = max(1, round(n * lab.config.mask_steps))
 
-        def own(steps=steps) -> dict:
-            found = lab.score(mask_steps=steps)
-            return {"mask steps": steps, "forwards": found.cost, **lab.judge(found.mask(threshold=0))}
+        for ratio in ("own", 0.45, 0.6):
 
-        def at(ratio: float, steps=steps) -> dict:
-            found = lab.score(mask_steps=steps)
-            return {"mask steps": steps, "forwards": found.cost, **lab.judge(found.mask(ratio=ratio))}
+            def compute(ratio=ratio, steps=steps) -> dict:
+                found = lab.score(mask_steps=steps)
+                mask = found.mask(threshold=0) if ratio == "own" else found.mask(ratio=ratio)
+                return {"mask steps": steps, "forwards": found.cost, **lab.judge(mask)}
 
-        yield {"times": n, "ratio": "own"}, own
-        for ratio in (0.45, 0.6):
-            yield {"times": n, "ratio": ratio}, lambda ratio=ratio, f=at: f(ratio)
+            yield {"times": n, "ratio": ratio}, compute
 
 
 def agreement(lab: Lab) -> Iterator:
