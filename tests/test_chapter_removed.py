@@ -27,12 +27,14 @@ def test_a_blur_removes_no_copy():
         assert at(found[level]["copied"], 1.0)
         assert found[level]["detail"].mean == pytest.approx(masks[level]["detail"].mean, abs=0.02)
     assert at(found["strong"]["detail"], 0.38)
+    assert at(rows("locators", "method", scope="all", ratio=0.0)["unpruned"]["detail"], 0.81)
 
 
 def test_planted_prompts_among_the_neutral_ones_do_little_here():
     found = rows("dose", "level", "planted prompts")
     assert at(found["medium", 15]["copied"], 0.7, 0.5, 0.9) and at(found["medium", 0]["copied"], 0.55, 0.35, 0.75)
     assert at(found["medium", 40]["copied"], 0.57)
+    assert max(r["copied"].mean for (level, _), r in found.items() if level == "strong") < 0.1
     for level in ("medium", "strong"):  # no trend: every interval has room for the undiluted value
         assert all(r["copied"].low <= found[level, 0]["copied"].mean for (l, _), r in found.items() if l == level)
 
@@ -79,6 +81,7 @@ def test_no_site_carries_it():
     alone = {s: r["copied"] for (s, m), r in found.items() if m == "this alone"}
     assert at(alone.pop(first), 0.9, 0.75, 1) and all(at(c, 1.0) for c in alone.values())
     unet = rows("sites", "site", "mask", family="unet")
+    assert at(rows("kinds", "kinds", family="unet")["ffn"]["copied"], 0.68, 0.47, 0.85)
     assert round(min(r["copied"].mean for (_, m), r in unet.items() if m == "this alone"), 2) == 0.95
     without = {s: r["copied"] for (s, m), r in found.items() if m == "all but this"}
     assert at(without.pop(first), 0.75, 0.55, 0.95)

@@ -63,10 +63,8 @@ def test_nobody_is_told_what_is_tested(lab):
 
 def test_overlap_of_masks():
     a, b = (Mask({"x": torch.tensor(v), "y": torch.ones(4)}) for v in ([0.0, 0, 1, 1], [0.0, 1, 0, 1]))
-    assert locators.iou(a, b) == pytest.approx(1 / 3) and locators.iou(a, a) == 1
-    assert locators.iou_by_chance(a, b) == pytest.approx(
-        1 / 3
-    )  # a quarter of the site in both, three quarters in either
+    assert a.overlap(b) == pytest.approx(1 / 3) and a.overlap(a) == 1
+    assert a.overlap_by_chance(b) == pytest.approx(1 / 3)  # a quarter of the site in both, three quarters in either
 
 
 def test_a_study_takes_masks_by_step_models_and_pictures(lab):

@@ -74,11 +74,22 @@ def test_masks_by_step_learn_from_their_own_step(tiny, tmp_path):
 
 def test_interrupted_mask_training_ends_in_the_same_mask(tiny, tmp_path):
     want = locate.uniforget(tiny, PROMPTS, QUICK)
-    state = tmp_path / "state.safetensors"
-    locate.uniforget(tiny, PROMPTS, QUICK, state=state, stop_after=4)
+    for stop in range(1, QUICK.mask_steps):
+        state = tmp_path / f"{stop}.safetensors"
+        locate.uniforget(tiny, PROMPTS, QUICK, state=state, stop_after=stop)
+        got = locate.uniforget(tiny, PROMPTS, QUICK, state=state)
+        assert all(torch.equal(got.values[n], v) for n, v in want.values.items())
+        assert [r["step"] for r in got.history] == [1, 2, 3, 4, 5, 6]
+
+    def pull_the_plug(row: dict) -> None:
+        if row["step"] == 5:  # one step after the last checkpoint
+            raise KeyboardInterrupt
+
+    state = tmp_path / "unplugged.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        locate.uniforget(tiny, PROMPTS, QUICK, state=state, every=2, progress=pull_the_plug)
     got = locate.uniforget(tiny, PROMPTS, QUICK, state=state)
     assert all(torch.equal(got.values[n], v) for n, v in want.values.items())
-    assert [r["step"] for r in got.history] == [1, 2, 3, 4, 5, 6]
     with pytest.raises(ValueError, match="another model, configuration"):
         locate.uniforget(tiny, PROMPTS[:2], QUICK, state=state)
 

@@ -55,6 +55,19 @@ class Mask:
             raise ValueError(f"this mask has none of the sites {sorted(names)[:4]} ...")
         return float(sum((v == 0).sum() for v in chosen) / sum(v.numel() for v in chosen))
 
+    def overlap(self, other: Mask) -> float:
+        """Units that both remove over units that either removes (IoU), in [0, 1]."""
+        x, y = (torch.cat([m.values[name] == 0 for name in sorted(self.values)]) for m in (self, other))
+        return float((x & y).sum() / (x | y).sum().clamp(min=1))
+
+    def overlap_by_chance(self, other: Mask) -> float:
+        """`overlap` of two random masks that remove as many units at every site as these two, on average."""
+        both = either = 0.0
+        for name, x in self.values.items():
+            p, q = float((x == 0).float().mean()), float((other.values[name] == 0).float().mean())
+            both, either = both + p * q * len(x), either + (p + q - p * q) * len(x)
+        return both / max(either, 1e-12)
+
     def _combine(self, other: Mask, op) -> Mask:
         if self.values.keys() != other.values.keys() or self.fingerprint != other.fingerprint:
             raise ValueError("masks of different models or sites cannot be combined")

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import combinations
 
-import torch
-
 from .. import locate
 from ..evaluate import pool
-from ..masks import Mask, Score
+from ..masks import Score
 from .lab import Lab
 
 METHODS = ("uniforget", "magnitude", "activation", "gradient", "integrated")
@@ -38,8 +36,8 @@ def locators(lab: Lab) -> Iterator:
     """A row for each method and share of units removed.
 
     ``scope`` says what is ranked: all units that UniForget may remove (``all``), or feed-forward neurons alone (``ffn``,
-    for Chavhan's locator, which knows no others; on the U-Net they are all). UniForget's own masks (``own``) stand beside baselines that remove as
-    many units at every site; so does NeMo's, on the values of cross-attention. ``forwards`` is the locator's cost.
+    for Chavhan's locator, which knows no others; on the U-Net they are all). UniForget's own masks (``own``)
+    stand beside baselines that remove as many units at every site; so does NeMo's, on the values of cross-attention. ``forwards`` is the locator's cost.
     """
 
     def judge(name: str, ratio: float, kinds=None):
@@ -60,12 +58,12 @@ def locators(lab: Lab) -> Iterator:
         return lab.judge(mask if name == "nemo" else found.match(mask)) | {"forwards": found.cost}
 
     yield {"method": "unpruned", "ratio": 0.0, "scope": "all"}, lambda: lab.judge(None)
-    alike = lab.having(lab.config.kinds) == ("ffn",)
+    only_ffn = lab.having(lab.config.kinds) == ("ffn",)
     for ratio in RATIOS[lab.bed.family]:
         yield {"method": "random", "ratio": ratio, "scope": "all"}, lambda ratio=ratio: chance(ratio)
-        for name in (*METHODS, *(["chavhan"] if alike else [])):
+        for name in (*METHODS, *(["chavhan"] if only_ffn else [])):
             yield {"method": name, "ratio": ratio, "scope": "all"}, judge(name, ratio)
-    for ratio in () if alike else (0.05, 0.1, 0.2):
+    for ratio in () if only_ffn else (0.05, 0.1, 0.2):
         for name in ("chavhan", "uniforget", "random"):
             yield {"method": name, "ratio": ratio, "scope": "ffn"}, judge(name, ratio, ("ffn",))
     for level in ("weak", "medium", "strong"):
@@ -89,21 +87,6 @@ def overlap(lab: Lab) -> Iterator:
 
             def compute(a=a, b=b, ratio=ratio) -> dict:
                 first, second = (score(lab, name).mask(ratio=ratio) for name in (a, b))
-                return {"iou": iou(first, second), "chance": iou_by_chance(first, second)}
+                return {"iou": first.overlap(second), "chance": first.overlap_by_chance(second)}
 
             yield {"method": a, "other": b, "ratio": ratio}, compute
-
-
-def iou(a: Mask, b: Mask) -> float:
-    """Units that both remove over units that either removes, in [0, 1]."""
-    x, y = (torch.cat([m.values[n] == 0 for n in sorted(m.values)]) for m in (a, b))
-    return float((x & y).sum() / (x | y).sum().clamp(min=1))
-
-
-def iou_by_chance(a: Mask, b: Mask) -> float:
-    """The overlap of two random masks that remove as many units at every site as ``a`` and ``b``, on average."""
-    both = either = 0.0
-    for name, x in a.values.items():
-        p, q = float((x == 0).float().mean()), float((b.values[name] == 0).float().mean())
-        both, either = both + p * q * len(x), either + (p + q - p * q) * len(x)
-    return both / max(either, 1e-12)

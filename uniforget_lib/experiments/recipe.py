@@ -10,7 +10,6 @@ import torch
 
 from ..locate import uniforget_steps
 from .lab import Lab
-from .locators import iou, iou_by_chance
 
 KINDS = (("ffn",), ("norm",), ("head",), ("ffn", "norm"), ("head", "norm"), ("ffn", "norm", "head"))
 STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0)  # times beta of the medium level; the paper's 0.1 ... 10 lie around its 2
@@ -71,7 +70,7 @@ def agreement(lab: Lab) -> Iterator:
 
         def compute(options=options) -> dict:
             first, mask = lab.mask(), lab.mask(**options)
-            return {"iou": iou(first, mask), "chance": iou_by_chance(first, mask), **lab.judge(mask)}
+            return {"iou": first.overlap(mask), "chance": first.overlap_by_chance(mask), **lab.judge(mask)}
 
         yield {"mask": name}, compute
 
