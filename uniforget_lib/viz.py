@@ -259,4 +259,5 @@ def scatter(groups: dict[str, Tensor], title: str = "") -> go.Figure:
                                  marker={"symbol": marks[k % 4], "color": colour, "size": 8, "opacity": 0.8}))  # fmt: skip
     fig.update_xaxes(visible=False)
     fig.update_yaxes(visible=False, scaleanchor="x")
-    return fig.update_layout(**_titled(title))
+    legend = {"orientation": "h", "y": 0, "yanchor": "top"}  # below: beside it, it takes half of a phone
+    return fig.update_layout(legend=legend, **_titled(title))
