@@ -35,7 +35,7 @@ def _scales(adapter: ModelAdapter, gates: dict[str, Tensor]) -> dict[tuple[str, 
             module = adapter.denoiser.get_submodule(ref.linear)
             size = module.in_features if side == "input" else module.out_features
             whole = torch.cat([factor.new_ones(ref.start), factor, factor.new_ones(size - ref.stop)])
-            whole = whole.to(module.weight.device, module.weight.dtype)
+            whole = whole.to(module.weight.device, adapter.dtype)  # not the weight's type: see `load(storage=)`
             key = (ref.linear, side)  # a head and a value channel of it may both be masked
             scales[key] = scales[key] * whole if key in scales else whole
     return scales
@@ -60,9 +60,9 @@ def masked(adapter: ModelAdapter, mask: Mask | dict[str, Tensor]) -> Iterator[Mo
         for (linear, side), scale in _scales(adapter, mask).items():
             module = adapter.denoiser.get_submodule(linear)
             if side == "input":
-                handle = module.register_forward_pre_hook(lambda m, args, s=scale: (args[0] * s, *args[1:]))
+                handle = module.register_forward_pre_hook(lambda m, args, s=scale: (args[0] * s.to(args[0]), *args[1:]))
             else:
-                handle = module.register_forward_hook(lambda m, args, out, s=scale: out * s)
+                handle = module.register_forward_hook(lambda m, args, out, s=scale: out * s.to(out))
             handles.append(handle)
         yield adapter
     finally:
@@ -103,6 +103,19 @@ def masked_steps(
             del adapter.conditional
         else:
             adapter.conditional = outer
+
+
+@contextmanager
+def recomputed(adapter: ModelAdapter) -> Iterator[None]:
+    """Inside, the blocks of the denoiser are run again in a backward pass instead of keeping what they computed."""
+    before = adapter.denoiser.is_gradient_checkpointing
+    try:
+        if not before:
+            adapter.denoiser.enable_gradient_checkpointing()
+        yield
+    finally:
+        if not before:
+            adapter.denoiser.disable_gradient_checkpointing()
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 from time import perf_counter
 
 from ..report import Report, library_hash, provenance
-from . import causes, locators, recipe
+from . import causes, locators, pruning, recipe
 from .lab import Lab
 
 EXPERIMENTS: dict[str, Callable[[Lab], Iterable]] = {
@@ -31,6 +31,8 @@ EXPERIMENTS: dict[str, Callable[[Lab], Iterable]] = {
     "sites": causes.sites,
     "when": causes.when,
     "latents": causes.latents,
+    "pruned": pruning.pruned,
+    "retrained": pruning.retrained,
 }
 RESULTS = Path(__file__).parent / "results"
 

@@ -24,17 +24,25 @@ class Pull:
     """How far prompts pull the images of a gated model: the mean squared distance, in latents, to what the plain model
     draws without the prompt from the same noise. ``steps`` Euler steps, no guidance.
 
+    ``noises``: None, and every prompt has a noise of its own; or a number, and every prompt is drawn from each of as many
+    noises, the same for all prompts, so that what they give without a prompt is drawn once.
+
     ``cost`` counts denoiser forwards in samples; a backward pass, through frozen weights, counts as one.
     """
 
     def __init__(self, adapter: ModelAdapter, prompts: list[str], *, steps: int, seed: int, batch: int,
-                 checkpoint: bool = False) -> None:  # fmt: skip
+                 checkpoint: bool = False, noises: int | None = None) -> None:  # fmt: skip
+        if noises is not None and noises < 1:
+            raise ValueError(f"noises={noises}: needs at least one")
         self.adapter, self.batch, self.checkpoint = adapter, batch, checkpoint
-        self.noise, self.sigmas = adapter.noise(len(prompts), seed), adapter.sigmas(steps)
+        self.noise, self.sigmas = adapter.noise(noises or len(prompts), seed), adapter.sigmas(steps)
         self.cost = 0
         with torch.no_grad():
             self.cond = adapter.encode(prompts)
             self.away = torch.cat([self._draw(p, adapter.empty(len(self.noise[p]))) for p in self._parts()])
+        if noises is not None:  # every prompt with every noise
+            self.cond = self.cond[[i for i in range(len(prompts)) for _ in range(noises)]]
+            self.noise, self.away = (torch.cat([x] * len(prompts)) for x in (self.noise, self.away))
 
     def _parts(self) -> list[slice]:
         return [slice(i, i + self.batch) for i in range(0, len(self.noise), self.batch)]
@@ -71,6 +79,7 @@ def integrated(
     seed: int = 0,
     batch: int = 16,
     checkpoint: bool = False,
+    noises: int | None = None,
 ) -> Score:
     """Integrated gradients (Sundararajan et al., ICML 2017) of the `Pull` in the gates, from all closed to all open.
 
@@ -80,7 +89,7 @@ def integrated(
         raise ValueError(f"points={points}: needs at least one")
     path = [(k + 0.5) / points for k in range(points)]
     return _score(adapter, prompts, base, kinds, path, "integrated", steps=steps, seed=seed, batch=batch,
-                  checkpoint=checkpoint)  # fmt: skip
+                  checkpoint=checkpoint, noises=noises)  # fmt: skip
 
 
 def gradient(
@@ -93,10 +102,11 @@ def gradient(
     seed: int = 0,
     batch: int = 16,
     checkpoint: bool = False,
+    noises: int | None = None,
 ) -> Score:
     """Gradient of the `Pull` in the gates of the whole model: how much removing a unit would lower it, to first order."""
     return _score(adapter, prompts, base, kinds, [1.0], "gradient", steps=steps, seed=seed, batch=batch,
-                  checkpoint=checkpoint)  # fmt: skip
+                  checkpoint=checkpoint, noises=noises)  # fmt: skip
 
 
 def attributions(pull: Pull, ones: dict[str, Tensor], path: Sequence[float]) -> dict[str, Tensor]:

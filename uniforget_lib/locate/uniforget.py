@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..files import load_tensors, save_tensors
-from ..hooks import masked, masked_steps
+from ..hooks import masked, masked_steps, recomputed
 from ..masks import Score, hard_concrete, relaxed_sigmoid
 from ..models.base import ModelAdapter, check_prompts
 from ..progress import progress as progress_bar
@@ -37,8 +38,8 @@ class UniForget:
     init: float = 3.0  # of the logits (EcoDiff)
     kinds: tuple[str, ...] = ("ffn", "norm")
     relaxed: bool = True  # False: sigma_hat is the plain sigmoid (supplementary Fig. 3)
-    checkpoint: bool = False  # recompute steps in the backward pass: for models whose graph does not fit
-    micro_batch: int | None = None  # prompts differentiated at once; gradients add up to those of the batch
+    checkpoint: bool | str = False  # recompute steps in the backward pass; "block": and in them, blocks of the model
+    micro_batch: int | None = None  # prompts run at once; gradients add up to those of the batch
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -46,9 +47,11 @@ class UniForget:
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
                 raise ValueError(f"{name}={value!r}: must be a finite number, 0 or more")
-        for name in ("steps", "mask_steps", "batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        for name in ("steps", "mask_steps", "batch", "micro_batch"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name}={value}: must be at least 1")
+        if self.checkpoint not in (False, True, "block"):
+            raise ValueError(f"checkpoint={self.checkpoint!r}: use False, True (steps) or 'block'")
 
 
 def uniforget(
@@ -60,6 +63,7 @@ def uniforget(
     every: int = 25,
     progress: Callable[[dict], None] | None = None,
     stop_after: int | None = None,
+    accelerator=None,
 ) -> Score:
     """Train the mask on neutral ``prompts`` and return minus the logits as a `Score`: cut it at threshold 0, as EcoDiff does.
 
@@ -70,13 +74,16 @@ def uniforget(
             by (seed, k), so an interrupted run ends in the same mask as one that was not.
         progress: called with {"step", "loss", "reconstruction", "regulariser", "off"} after every step.
         stop_after: stop at this step of ``mask_steps`` (for tests and for looking in).
+        accelerator: an `accelerate.Accelerator`. Its processes share every batch, each with the model on its own device
+            (``load(..., device=accelerator.device)``), and end in the same mask, that of one process but for rounding.
+            The first one writes ``state``; a run may resume with another number of processes.
 
     Raises:
         ValueError: no prompts, negative beta, or a state of another model or configuration.
         FloatingPointError: the model's output is not finite.
     """
     options = {"state": state, "every": every, "progress": progress, "stop_after": stop_after}
-    return _train(adapter, prompts, config, 1, **options)[0]
+    return _train(adapter, prompts, config, 1, accelerator=accelerator, **options)[0]
 
 
 def uniforget_steps(adapter: ModelAdapter, prompts: Sequence[str], config: UniForget, **options) -> list[Score]:
@@ -89,9 +96,9 @@ def uniforget_steps(adapter: ModelAdapter, prompts: Sequence[str], config: UniFo
 
 
 def _train(adapter: ModelAdapter, prompts: Sequence[str], config: UniForget, masks: int, *, state=None, every: int = 25,
-           progress=None, stop_after: int | None = None) -> list[Score]:  # fmt: skip
+           progress=None, stop_after: int | None = None, accelerator=None) -> list[Score]:  # fmt: skip
     """Train ``masks`` masks: one for all steps, or one for each."""
-    prompts = check_prompts(prompts)
+    prompts, team = check_prompts(prompts), _Team(accelerator)
     sites = adapter.sites(config.kinds)
     sizes = [s.units for s in sites]
     logits = torch.full((masks * sum(sizes),), float(config.init), device=adapter.device, requires_grad=True)
@@ -102,25 +109,30 @@ def _train(adapter: ModelAdapter, prompts: Sequence[str], config: UniForget, mas
 
     noise, sigmas = adapter.noise(len(prompts), config.seed), adapter.sigmas(config.steps)
     with torch.no_grad():  # the teacher's images are the same in every step
-        cond = adapter.encode(prompts)
-        chunks = [slice(i, i + 64) for i in range(0, len(prompts), 64)]
-        teacher = torch.cat([rollout(adapter.predict, noise[c], sigmas, cond[c]) for c in chunks])
+        cond, teacher = adapter.encode(prompts), torch.zeros_like(noise)
+        at_once = config.micro_batch or min(64, -(-len(prompts) // team.size))
+        for part in team.share(torch.arange(len(prompts)).split(at_once)):
+            teacher[part] = rollout(adapter.predict, noise[part], sigmas, cond[part])
+        teacher = team.sum(teacher)
 
     last = min(config.mask_steps, stop_after or config.mask_steps)
-    options = {"initial": first, "total": config.mask_steps, "desc": f"UniForget, beta {config.beta:.3g}"}
+    options = {"initial": first, "total": config.mask_steps, "desc": f"UniForget, beta {config.beta:.3g}",
+               "disable": not team.first}  # fmt: skip
     bar = progress_bar(range(first, last), **options)
     for step in bar:
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         pick = torch.randperm(len(prompts), generator=generator)[: config.batch]
         u = torch.rand(len(logits), generator=generator).to(logits.device)
         optimizer.param_groups[0]["lr"] = config.lr * 0.5 * (1 + math.cos(math.pi * step / config.mask_steps))
-        optimizer.zero_grad()
+        logits.grad = torch.zeros_like(logits)  # also where a process has no part
         error = 0.0
-        for part in pick.split(config.micro_batch or len(pick)):
+        for part in team.share(pick.split(config.micro_batch or -(-len(pick) // team.size))):
             rows = hard_concrete(logits, u).view(masks, -1)
             gates = [dict(zip((s.name for s in sites), row.split(sizes))) for row in rows]
             error += backpropagate(adapter, gates, noise[part], sigmas, cond[part], teacher[part],
                                    share=len(part) / len(pick), checkpoint=config.checkpoint)  # fmt: skip
+        logits.grad = team.sum(logits.grad)
+        error = float(team.sum(torch.tensor(error, dtype=torch.float64, device=logits.device)))
         if not math.isfinite(error):
             raise FloatingPointError(
                 f"step {step + 1}: the reconstruction error is {error}; load the model in fp32 or bf16"
@@ -135,25 +147,48 @@ def _train(adapter: ModelAdapter, prompts: Sequence[str], config: UniForget, mas
         bar.set_postfix(error=f"{error:.4f}", off=f"{row['off']:.2f}", refresh=False)
         if progress:
             progress(row)
-        if state and ((step + 1) % every == 0 or step + 1 == last):
+        if state and team.first and ((step + 1) % every == 0 or step + 1 == last):
             _save(state, key, logits, optimizer, history)
     found = [dict(zip((s.name for s in sites), row.split(sizes))) for row in (-logits.detach()).cpu().view(masks, -1)]
     passes = 1 if adapter.cfg == 1 else 2  # with guidance, the empty prompt too
     # A backward through frozen weights is about one forward; checkpointing runs every step but the last again.
     work = 2 * config.steps + (config.steps - 1 if config.checkpoint else 0)
+    work += config.steps if config.checkpoint == "block" else 0
     forwards = passes * (config.steps * len(prompts) + work * min(config.batch, len(prompts)) * last)
     return [Score(values, "uniforget", adapter.fingerprint, forwards, history) for values in found]
 
 
 def backpropagate(adapter: ModelAdapter, gates: Sequence[dict[str, Tensor]], noise: Tensor, sigmas: Tensor, cond, teacher: Tensor,
-                  *, share: float = 1.0, checkpoint: bool = False) -> float:  # fmt: skip
+                  *, share: float = 1.0, checkpoint: bool | str = False) -> float:  # fmt: skip
     """The reconstruction error 1/N_l || F_M - F ||^2 of a batch times its ``share``; its gradient is added to the leaves
     behind ``gates``, which are those of all steps, or of each."""
-    with masked(adapter, gates[0]) if len(gates) == 1 else masked_steps(adapter, gates, sigmas):
-        image = rollout(adapter.predict, noise, sigmas, cond, checkpoint=checkpoint)
+    blocks = recomputed(adapter) if checkpoint == "block" else nullcontext()
+    with blocks, masked(adapter, gates[0]) if len(gates) == 1 else masked_steps(adapter, gates, sigmas):
+        image = rollout(adapter.predict, noise, sigmas, cond, checkpoint=bool(checkpoint))
         reconstruction = (image - teacher).float().pow(2).mean() * share
         reconstruction.backward()  # inside: a checkpointed step runs again, and needs its gates
     return float(reconstruction.detach())
+
+
+class _Team:
+    """The processes of an `accelerate.Accelerator`, or one alone."""
+
+    def __init__(self, accelerator=None) -> None:
+        self.accelerator = accelerator
+        self.size = accelerator.num_processes if accelerator else 1
+        self.rank = accelerator.process_index if accelerator else 0
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def share(self, parts: Sequence) -> Sequence:
+        """Those of ``parts`` that are this process's."""
+        return parts[self.rank :: self.size]
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes, which is the same in each."""
+        return tensor if self.size == 1 else self.accelerator.reduce(tensor, "sum")
 
 
 def _save(path: str | Path, key: str, logits: Tensor, optimizer: torch.optim.AdamW, history: list[dict]) -> None:

@@ -11,8 +11,10 @@ from pathlib import Path
 import torch
 
 from ..files import check_device, check_sums
-from .base import Cond, ModelAdapter
+from .base import ModelAdapter
+from .cond import Cond
 from .flux import FluxAdapter
+from .full_size import FULL_SIZE, skeleton
 from .sd import StableDiffusionAdapter
 from .sd3 import StableDiffusion3Adapter
 from .sdxl import StableDiffusionXLAdapter
@@ -28,17 +30,22 @@ WEIGHTS = Path(__file__).parents[1] / "testbed" / "weights"
 SHIPPED = {"testbed": WEIGHTS / "flux", "testbed-control": WEIGHTS / "flux_control", "testbed-unet": WEIGHTS / "unet",
            "testbed-unet-control": WEIGHTS / "unet_control"}  # fmt: skip
 
-__all__ = ["Cond", "FAMILIES", "FluxAdapter", "ModelAdapter", "SHIPPED", "StableDiffusionAdapter",
-           "StableDiffusion3Adapter", "StableDiffusionXLAdapter", "load"]  # fmt: skip
+__all__ = ["Cond", "FAMILIES", "FULL_SIZE", "FluxAdapter", "ModelAdapter", "SHIPPED", "StableDiffusionAdapter",
+           "StableDiffusion3Adapter", "StableDiffusionXLAdapter", "load", "skeleton"]  # fmt: skip
 
 
 def load(source: str | Path = "testbed", *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32,
-         **options) -> ModelAdapter:  # fmt: skip
+         offload: bool = False, storage: torch.dtype | None = None, **options) -> ModelAdapter:  # fmt: skip
     """Load a pipeline and wrap it.
 
     Args:
         source: ``"testbed"``, a folder that ``save_pretrained`` or `prune.save` wrote, or a hub id such as
             ``"black-forest-labs/FLUX.1-schnell"``.
+        offload: only the denoiser stays on the device; text encoders and VAE wait on the CPU and come when needed. Saves
+            the 10 GB of FLUX's text encoder. (For calls of ``.pipe`` use diffusers' own offloading.)
+        storage: keep the denoiser's weights in a smaller type, ``torch.float8_e4m3fn`` say, and compute in ``dtype``
+            (diffusers' layerwise casting): half the memory of bf16, for masks of FLUX and SD3 to be located, with
+            ``UniForget(checkpoint="block")``. Not to be baked or shrunk: load without it, and apply the mask there.
         options: passed to the family's adapter (``guidance``, ``true_cfg``, ``resolution``).
 
     Raises:
@@ -75,9 +82,21 @@ def load(source: str | Path = "testbed", *, device: str | torch.device = "cpu", 
         raise ValueError(f"{str(source)!r} could not be loaded: {error}") from None
     name = type(pipe).__name__
     pipe.set_progress_bar_config(disable=True)
-    adapter = FAMILIES[name](pipe.to(device), **options)
+    adapter = FAMILIES[name](pipe, **options)
+    (adapter.denoiser if offload else pipe).to(device)
+    adapter.offload = offload
     if state:  # of `prune.save`
         adapter.__dict__["fingerprint"] = state["fingerprint"]
+    if storage is not None:
+        if not hasattr(
+            pipe, "transformer"
+        ):  # its convolutions keep their weights for the backward pass, as they are stored
+            raise ValueError(
+                f"storage={storage}: for transformers only; the U-Net of family {adapter.family!r} is small"
+            )
+        adapter.fingerprint  # noqa: B018 (that of the weights as they were, so that masks fit both)
+        adapter.storage = storage
+        adapter.denoiser.enable_layerwise_casting(storage_dtype=storage, compute_dtype=dtype)
     return adapter
 
 

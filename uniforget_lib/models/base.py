@@ -8,7 +8,6 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
 from functools import cached_property
 
 import torch
@@ -17,42 +16,7 @@ from torch import Tensor, nn
 
 from ..sampler import rollout
 from ..sites import KINDS, Site
-
-
-@dataclass(frozen=True)
-class Cond:
-    """Encoded prompts: tensors whose first dimension is the prompt."""
-
-    embeds: Tensor  # [n, tokens, dim]
-    pooled: Tensor | None = None  # [n, dim]
-
-    def __len__(self) -> int:
-        return len(self.embeds)
-
-    @classmethod
-    def cat(cls, parts: Sequence[Cond]) -> Cond:
-        """The prompts of all parts, in their order."""
-        columns = {f.name: [getattr(p, f.name) for p in parts] for f in fields(cls)}
-        return cls(**{name: None if column[0] is None else torch.cat(column) for name, column in columns.items()})
-
-    def __getitem__(self, index) -> Cond:
-        return type(self)(**{f.name: None if (v := getattr(self, f.name)) is None else v[index] for f in fields(self)})
-
-
-def check_prompts(prompts: Sequence[str]) -> list[str]:
-    """``prompts`` as a list. Raises ValueError for none at all and TypeError for a bare string or a non-string.
-
-    The empty prompt itself is a prompt: it conditions on nothing.
-    """
-    if isinstance(prompts, str):
-        raise TypeError("prompts: give a list of strings, not one string")
-    prompts = list(prompts)
-    if not prompts:
-        raise ValueError("prompts is empty; give at least one prompt")
-    for i, p in enumerate(prompts):
-        if not isinstance(p, str):
-            raise TypeError(f"prompts[{i}] is {type(p).__name__}, not a string")
-    return prompts
+from .cond import Cond, check_prompts
 
 
 class ModelAdapter(ABC):
@@ -71,6 +35,8 @@ class ModelAdapter(ABC):
         self.pipe, self.denoiser, self.cfg = pipe, denoiser, cfg
         self._empty: dict = {}
         self.masking = 0  # how many masks are on, see `hooks.masked`
+        self.offload = False  # True: what is not the denoiser waits on the CPU, see `at_hand`
+        self.storage: torch.dtype | None = None  # of the denoiser's weights, where it is not the one computed in
         for part in pipe.components.values():  # text encoders and VAE too: only gates learn
             if isinstance(part, nn.Module):
                 part.eval().requires_grad_(False)
@@ -163,15 +129,16 @@ class ModelAdapter(ABC):
     def to_vae(self, images: Tensor) -> Tensor:
         """Images [n, 3, H, W] in [0, 1] -> the VAE's latents, scaled as the denoiser knows them: [n, c, h, w]."""
         vae = self.pipe.vae
-        with torch.no_grad():
-            z = vae.encode(images.to(vae.device, vae.dtype) * 2 - 1).latent_dist.mean
+        with torch.no_grad(), self.at_hand("vae"):
+            z = vae.encode(images.to(self.device, vae.dtype) * 2 - 1).latent_dist.mean
         return ((z - (getattr(vae.config, "shift_factor", None) or 0)) * vae.config.scaling_factor).to(self.dtype)
 
     def from_vae(self, z: Tensor) -> Tensor:
         """The VAE's latents, scaled as the denoiser knows them -> images [n, 3, H, W] in [0, 1]."""
         vae = self.pipe.vae
         z = z / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0)
-        return (vae.decode(z.to(vae.dtype), return_dict=False)[0] / 2 + 0.5).clamp(0, 1)
+        with self.at_hand("vae"):
+            return (vae.decode(z.to(vae.dtype), return_dict=False)[0] / 2 + 0.5).clamp(0, 1)
 
     def encode(self, prompts: Sequence[str]) -> Cond:
         """Prompts -> Cond. Warns, once a call, when prompts are longer than the model reads: they are cut."""
@@ -183,7 +150,8 @@ class ModelAdapter(ABC):
         level = logging.get_verbosity()
         logging.set_verbosity_error()  # the pipeline would print what it cuts, with all of the padding
         try:
-            parts = [self.encode_checked(prompts[i : i + 64]) for i in range(0, len(prompts), 64)]
+            with self.at_hand("text_encoder"):
+                parts = [self.encode_checked(prompts[i : i + 64]) for i in range(0, len(prompts), 64)]
         finally:
             logging.set_verbosity(level)
         return parts[0] if len(parts) == 1 else Cond.cat(parts)
@@ -209,8 +177,13 @@ class ModelAdapter(ABC):
         """This adapter with a denoiser of its own; the other parts (VAE, text encoders) are shared.
 
         The copy keeps the fingerprint, whatever is done to its weights: masks of the base fit it. Hooks that only look
-        are left behind. Raises RuntimeError inside `masked`, whose mask would be lost: `bake` it first.
+        are left behind. Raises RuntimeError inside `masked`, whose mask would be lost: `bake` it first; and ValueError for
+        weights that are stored in a smaller type than is computed in.
         """
+        if self.storage is not None:
+            raise ValueError(
+                f"the weights are stored as {self.storage}: load the pipeline without storage=, its masks fit"
+            )
         if self.masking:
             raise RuntimeError("a mask is on, and would not be copied: bake the mask first, then go on with that model")
         other = copy.copy(self)
@@ -226,6 +199,19 @@ class ModelAdapter(ABC):
         other.pipe = type(self.pipe)(**(parts | options | {name: other.denoiser}))
         other.pipe.set_progress_bar_config(disable=True)
         return other
+
+    @contextmanager
+    def at_hand(self, names: str) -> Iterator[None]:
+        """Inside, the parts of the pipeline whose name starts with ``names`` are on the denoiser's device; with ``offload``
+        they go back to the CPU afterwards."""
+        parts = [part for name, part in self.pipe.components.items() if name.startswith(names) and part is not None]
+        try:
+            for part in parts if self.offload else ():
+                part.to(self.device)
+            yield
+        finally:
+            for part in parts if self.offload else ():
+                part.to("cpu")
 
     @contextmanager
     def guided(self, cfg: float) -> Iterator[None]:
