@@ -8,7 +8,7 @@ from conftest import TINY, UNETS
 
 from uniforget_lib import Mask, evaluate, shrink
 from uniforget_lib.locate import random
-from uniforget_lib.models import FULL_SIZE, skeleton
+from uniforget_lib.models import FULL_SIZE, Cond, skeleton
 
 
 def sizes(adapter, kind: str) -> Counter:
@@ -67,6 +67,21 @@ def test_work_falls_with_the_share_of_neurons(flux):
     for ratio in (0.25, 0.5):
         small = shrink(flux, random(flux, kinds=("ffn",)).mask(ratio=ratio, scope="site"), multiple=1)
         assert evaluate.flops(small) / evaluate.flops(flux) == pytest.approx(1 - ratio * ffn, abs=2e-3)
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_a_graph_is_as_large_on_the_meta_device(family):
+    """The same bytes where attention is computed and where it only has a shape; more gates need no fewer."""
+    tiny = TINY[family]()
+    real, bare = evaluate.graph(tiny), tiny.clone()
+    cond = tiny.encode([""])
+    bare.denoiser.to("meta")
+    bare.encode = lambda prompts: Cond(*(v if v is None else v.to("meta") for v in (cond.embeds, cond.pooled)))
+    if family in UNETS:
+        bare.sigmas = lambda steps: tiny.sigmas(steps)
+    assert evaluate.graph(bare) == pytest.approx(real, rel=0.02)
+    assert evaluate.graph(tiny, ("ffn", "head")) >= real > 100_000
+    assert evaluate.graph(tiny) == real and not any(p.requires_grad for p in tiny.denoiser.parameters())
 
 
 def test_time_ratio_pairs_what_runs_side_by_side():

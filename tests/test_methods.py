@@ -239,6 +239,10 @@ def test_gpu_checks_hold_between_a_model_and_itself(flux, monkeypatch):
         assert value <= most
     other = TINY["flux"](seed=1)
     assert gpu_check.same_latents(flux, other)[0] > 0.1 and gpu_check.same_mask(flux, other)[0] > 0.01
+    testbed = load("testbed")
+    for check, least in ((gpu_check.offloaded, 0), (gpu_check.stored_in_8_bits, 0.001)):  # 8 bits are not 32
+        value, most = check(testbed, testbed)
+        assert least <= value <= most
 
 
 @pytest.mark.parametrize("share", [0.25, 0.7, 1.0])

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import Report, UniForget, bake, detect, load, locate, masked, provenance, shrink
+from . import Report, UniForget, bake, detect, evaluate, load, locate, masked, provenance, shrink
 
 NO_GPU = 77
 PROMPTS = ["a cat on a blue ground", "a rocket left of a house on a pink ground", "a tree on a white ground", ""]
@@ -71,7 +71,36 @@ def memory_slope(cpu, gpu) -> tuple[float, float]:
     return float(slope) / (latents.numel() * latents.element_size()), 8.0
 
 
-CHECKS = (same_latents, half_precision, same_risks, same_mask, shrunk, memory_slope)
+def counted_graph(cpu, gpu) -> tuple[float, float]:
+    """Memory that a forward through gates keeps on the card, against what `evaluate.graph` counts: relative difference."""
+    gates = {s.name: torch.ones(s.units, device=gpu.device, requires_grad=True) for s in gpu.sites(("ffn",))}
+    x, sigma, cond = gpu.noise(16, 0), gpu.sigmas(1)[0], gpu.encode(PROMPTS * 4)
+    with masked(gpu, gates):
+        before = torch.cuda.memory_allocated()
+        out = gpu.conditional(x, sigma, cond)
+        kept = torch.cuda.memory_allocated() - before - out.numel() * out.element_size()
+    return abs(kept / (16 * evaluate.graph(gpu)) - 1), 0.5
+
+
+def offloaded(cpu, gpu) -> tuple[float, float]:
+    """Images of a pipeline whose text encoders and VAE wait on the CPU, against those of one that is whole on the card."""
+    apart = load("testbed", device=gpu.device, offload=True)
+    found = _difference(apart.images(PROMPTS, steps=2), gpu.images(PROMPTS, steps=2))
+    waiting = (apart.pipe.text_encoder, apart.pipe.text_encoder_2, apart.pipe.vae)
+    if any(part.device.type != "cpu" for part in waiting):
+        raise RuntimeError("a part stayed on the card")
+    return found, 1e-4
+
+
+def stored_in_8_bits(cpu, gpu) -> tuple[float, float]:
+    """Latents with weights stored in 8 bits against fp32 on the CPU: root mean squared, over theirs."""
+    small = load("testbed", device=gpu.device, storage=torch.float8_e4m3fn)
+    a, b = small.latents(PROMPTS, steps=4).float().cpu(), cpu.latents(PROMPTS, steps=4)
+    return float((a - b).pow(2).mean().sqrt() / b.pow(2).mean().sqrt()), 0.1
+
+
+CHECKS = (same_latents, half_precision, same_risks, same_mask, shrunk, memory_slope, counted_graph, offloaded,
+          stored_in_8_bits)  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:

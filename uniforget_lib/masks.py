@@ -106,6 +106,21 @@ class Score:
     cost: float = 0.0
     history: list[dict] = field(default_factory=list)
 
+    def save(self, path: str | Path, **metadata: str) -> None:
+        """Save as safetensors; the training's ``history`` is not kept. `load` reads it back."""
+        own = {"fingerprint": self.fingerprint, "method": self.method, "cost": repr(float(self.cost))}
+        save_tensors(path, self.values, {**metadata, **own})
+
+    @classmethod
+    def load(cls, path: str | Path, fingerprint: str | None = None) -> Score:
+        """Load; with ``fingerprint`` (an adapter's) given, raises ValueError for a score of another model."""
+        values, metadata = load_tensors(path)
+        found = metadata.get("fingerprint", "")
+        if fingerprint is not None and found != fingerprint:
+            raise ValueError(f"{path} is a score for model {found or 'unknown'!r}, not for {fingerprint!r}; "
+                             "locate again on this model")  # fmt: skip
+        return cls(values, metadata.get("method", ""), found, float(metadata.get("cost", 0)))
+
     def mask(self, ratio: float | None = None, threshold: float | None = None, scope: str = "global") -> Mask:
         """Remove the highest scores: a share ``ratio`` in [0, 1] of all units (``scope="global"``) or of each site's
         (``"site"``), or every unit whose score exceeds ``threshold``. Give exactly one of the two.

@@ -1,7 +1,7 @@
 """Evaluation: copying, quality, and their uncertainty."""
 
 from .copying import CLOSE, copied, distance, stack, threshold
-from .cost import flops, time_ratio, weights
+from .cost import flops, graph, time_ratio, weights
 from .fidelity import diversity, frechet, kernel, precision, recall, with_interval
 from .quality import change, detail, soften
 from .roc import Confusion, above, best_cut, bootstrap_tpr, confusion, iou, roc, roc_band, tpr_at

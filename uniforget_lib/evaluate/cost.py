@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..hooks import masked
 from .stats import Estimate
 
 if TYPE_CHECKING:
@@ -60,6 +66,50 @@ def _shares(adapter: ModelAdapter, kinds: Sequence[str]) -> dict[str, float]:
                 share = (ref.stop - ref.start) / getattr(adapter.denoiser.get_submodule(ref.linear), size)
                 into[ref.linear] = into.get(ref.linear, 0) + share
     return {n: 1 - (1 - rows.get(n, 0)) * (1 - columns.get(n, 0)) for n in rows.keys() | columns.keys()}
+
+
+def graph(adapter: ModelAdapter, kinds: Sequence[str] = ("ffn",)) -> int:
+    """Bytes that a backward pass to the gates of ``kinds`` needs of one forward for one picture, weights not counted: what
+    mask training keeps for every picture and step, or with checkpointing of one step. Counted, not estimated; also on the
+    meta device, where attention keeps what its fused kernels do: its inputs, its output and a number a row.
+    """
+    gates = {s.name: torch.ones(s.units, device=adapter.device, requires_grad=True) for s in adapter.sites(kinds)}
+    own = {p.untyped_storage()._cdata for p in adapter.denoiser.parameters()}
+    held: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            held[storage._cdata] = storage
+        return tensor.detach()  # the tensor itself would make a cycle with the graph
+
+    x, sigma, cond = adapter.noise(1, 0), adapter.sigmas(1)[0], adapter.encode([""])
+    fused = _Fused() if adapter.device.type == "meta" else nullcontext()
+    with torch.enable_grad(), masked(adapter, gates), fused, saved_tensors_hooks(keep, lambda tensor: tensor):
+        adapter.conditional(x, sigma, cond)
+    return sum(storage.nbytes() for storage in held.values())
+
+
+class _Attention(torch.autograd.Function):
+    """The shapes and the bookkeeping of a fused attention; no numbers."""
+
+    @staticmethod
+    def forward(ctx, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        out = query.new_empty(*query.shape[:-1], value.shape[-1])
+        ctx.save_for_backward(query, key, value, out, query.new_empty(query.shape[:-1], dtype=torch.float32))
+        return out
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        raise NotImplementedError
+
+
+class _Fused(TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        named = dict(zip(("query", "key", "value"), args)) | (kwargs or {})
+        if func is F.scaled_dot_product_attention:
+            return _Attention.apply(named["query"], named["key"], named["value"])
+        return func(*args, **(kwargs or {}))
 
 
 def time_ratio(a: Callable, b: Callable, *, pairs: int = 30, warm: int = 5) -> Estimate:

@@ -18,7 +18,7 @@ def main() -> None:
     if unknown := set(names) - set(EXPERIMENTS):
         parser.error(f"unknown {', '.join(sorted(unknown))}: use some of {', '.join(EXPERIMENTS)}")
     for family in arguments.family:
-        lab = Lab.load(family)
+        lab = Lab.load(family, scores=arguments.out / "scores")
         for name in names:
             if arguments.again:
                 forget(name, family, arguments.out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ class Lab:
     neutral: int = 64  # held-out captions a world
     train: int = 256  # neutral prompts that masks are trained on
     config: UniForget = UniForget(**CALIBRATION)
+    scores: Path | None = None  # folder for scores that took long, see `pruning.long`
     known: dict = field(default_factory=dict)
 
     @classmethod

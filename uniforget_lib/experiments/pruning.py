@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,11 +16,13 @@ from ..evaluate import bootstrap, flops, weights
 from ..masks import Mask, Score
 from ..models import ModelAdapter
 from ..prune import shrink
+from ..report import provenance
 from ..stress import dori
 from ..testbed import Item
 from .lab import Lab
 from .locators import score
 
+SCORES = Path(__file__).parent / "results" / "scores"
 LONG = 4  # times the mask steps of `CALIBRATION`
 RATIOS = {"flux": (0.1, 0.2, 0.3, 0.45, 0.6, 0.75), "unet": (0.3, 0.5, 0.7, 0.85, 0.95)}
 LEVELS = ("weak", "medium", "strong")
@@ -31,8 +37,20 @@ def both(lab: Lab) -> list[str]:
 
 
 def long(lab: Lab, level: str = "medium", **changes) -> Score:
-    """UniForget's score on prompts of both worlds, trained `LONG`."""
-    return lab.score(both(lab), level, mask_steps=LONG * lab.config.mask_steps, **changes)
+    """UniForget's score on prompts of both worlds, trained `LONG`: the stored one where there is one of this model, these
+    prompts and this configuration. Otherwise it is trained, and stored in ``lab.scores``."""
+    prompts, steps = both(lab), LONG * lab.config.mask_steps
+    config = replace(lab.config, **{"beta": lab.beta(level), "mask_steps": steps, **changes})
+    key = sha256(repr((lab.bed.adapter.fingerprint, config, prompts)).encode()).hexdigest()[:12]
+    name = f"{lab.bed.family}-{level}-{key}.safetensors"
+    for folder in (SCORES, lab.scores):
+        if folder is not None and (folder / name).is_file():
+            return lab.once(name, lambda folder=folder: Score.load(folder / name, lab.bed.adapter.fingerprint))
+    found = lab.score(prompts, level, mask_steps=steps, **changes)
+    if lab.scores is not None:
+        meta = provenance(seed=config.seed, device=lab.bed.adapter.device)
+        found.save(lab.scores / name, config=repr(config), provenance=json.dumps(meta))
+    return found
 
 
 def size(lab: Lab, mask: Mask) -> dict[str, float]:
