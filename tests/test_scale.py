@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import UNETS
+from conftest import UNETS, tiny_flux
 
-from uniforget_lib import Score, UniForget, bake, load, locate, masked, save, shrink
+from uniforget_lib import Score, UniForget, bake, complement, load, locate, masked, save, shrink
 from uniforget_lib.files import load_tensors
 from uniforget_lib.hooks import recomputed
 
@@ -172,3 +172,19 @@ def test_two_processes_train_the_mask_of_one(flux, tmp_path):
     two_processes(folder, state, 2, 2)  # stopped half way, and resumed by one process alone
     assert len(load_tensors(state)[0]["history"]) == 2
     assert same(locate.uniforget(load(folder), PROMPTS, QUICK, state=state), want)
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+def test_retraining_with_less_memory_is_the_same_training(tiny, rank):
+    images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    options = {"steps": 3, "lr": 1e-3, "batch": 2, "rank": rank}
+    want, found = (complement.retrain(tiny, images, PROMPTS[:3], checkpoint=c, **options) for c in (False, True))
+    for (name, a), b in zip(want.denoiser.named_parameters(), found.denoiser.parameters()):
+        assert torch.allclose(a, b, atol=1e-5), name
+    assert not found.denoiser.is_gradient_checkpointing
+    if rank and tiny.family == "flux":  # a LoRA in fp32 learns beside weights in half precision
+        half = tiny_flux(dtype=torch.bfloat16)
+        found = complement.retrain(half, images, PROMPTS[:3], **options | {"lr": 3e-2, "steps": 5})
+        assert found.dtype == torch.bfloat16 and found.images(PROMPTS, steps=1).isfinite().all()
+        moved = [not torch.equal(a, b) for a, b in zip(half.denoiser.parameters(), found.denoiser.parameters())]
+        assert any(moved) and not any(p.dtype == torch.float32 for p in found.denoiser.parameters())

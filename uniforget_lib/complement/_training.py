@@ -80,11 +80,21 @@ def train(
 
 
 def check(adapter: ModelAdapter, *, steps: int, lr: float, **counts: int) -> None:
-    """Raises ValueError, before anything is drawn, for numbers that are not positive and for weights in half precision,
-    in which small steps round away: a model that cannot learn would look as if it had nothing to forget."""
-    for name, value in {"steps": steps, "lr": lr, **counts}.items():
+    """`positive` and `full_precision`, before anything is drawn."""
+    positive(steps=steps, lr=lr, **counts)
+    full_precision(adapter)
+
+
+def positive(**numbers: float) -> None:
+    """Raises ValueError for a number that is not positive."""
+    for name, value in numbers.items():
         if not value > 0:
             raise ValueError(f"{name}={value}: must be positive")
+
+
+def full_precision(adapter: ModelAdapter) -> None:
+    """Raises ValueError for weights in half precision, in which small steps round away: a model that cannot learn would look
+    as if it had nothing to forget."""
     if adapter.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"the weights are {adapter.dtype}, in which small steps of training round away; load the model "
                          "with dtype=torch.float32")  # fmt: skip

@@ -8,13 +8,13 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from ..hooks import masked
+from ..hooks import masked, recomputed
 from ..masks import Mask
 from ..models._pictures import check_pictures
 from ..models.base import ModelAdapter
 from ..sites import KINDS
 from ._lora import add, descend, fuse, need_peft
-from ._training import check, noisy, train
+from ._training import full_precision, noisy, positive, train
 
 
 def retrain(
@@ -27,6 +27,7 @@ def retrain(
     steps: int = 500,
     lr: float = 1e-4,
     batch: int = 8,
+    checkpoint: bool = False,
     seed: int = 0,
 ) -> ModelAdapter:
     """A copy that was trained on ``images`` under ``prompts``, with the denoising loss and AdamW without weight decay.
@@ -40,15 +41,19 @@ def retrain(
             mask removes keeps its weights exactly, so a model that was baked before stays pruned; without the mask a
             baked unit would come back to life. A shrunk model needs none: what is gone has no weights.
         rank: train a LoRA of this rank on every Linear (not on convolutions, nor on what is left of a shrunk norm)
-            instead of all weights, and add it to them at the end; nothing of peft remains.
+            instead of all weights, and add it to them at the end; nothing of peft remains. The LoRA is fp32, so the
+            weights may be in half precision, to which the sum is then rounded.
         batch: pictures a step, drawn with repetition, all at one level of noise.
+        checkpoint: blocks of the model are run again in the backward pass, which needs less memory.
 
-    Raises ValueError for bad pictures, prompts and numbers, another model's mask and half precision, RuntimeError
-    inside `masked`, ImportError for a rank without peft, FloatingPointError when training diverges.
+    Raises ValueError for bad pictures, prompts and numbers, another model's mask and half precision without a rank,
+    RuntimeError inside `masked`, ImportError for a rank without peft, FloatingPointError when training diverges.
     """
     prompts = check_pictures(adapter, images, prompts)
-    check(adapter, steps=steps, lr=lr, batch=batch, **({} if rank is None else {"rank": rank}))
-    if rank is not None:
+    positive(steps=steps, lr=lr, batch=batch, **({} if rank is None else {"rank": rank}))
+    if rank is None:
+        full_precision(adapter)
+    else:
         need_peft()
     student = adapter.clone()
     linears = [name for name, module in student.denoiser.named_modules() if isinstance(module, nn.Linear)]
@@ -63,7 +68,11 @@ def retrain(
         return (slope - (x - x0[chosen]) / sigma).float().pow(2).mean()
 
     options = {"steps": steps, "lr": lr, "seed": seed, "desc": "retraining"}
-    with nullcontext() if mask is None else masked(student, mask):  # on the wrappers: a LoRA sees what its Linear sees
+    blocks = recomputed(student) if checkpoint else nullcontext()
+    with (
+        blocks,
+        nullcontext() if mask is None else masked(student, mask),
+    ):  # on the wrappers: a LoRA sees what its Linear sees
         if parts is None:
             return train(student, loss, which="all", **options)
         for _ in descend(parts, loss, **options):
