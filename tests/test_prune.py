@@ -1,8 +1,11 @@
 """Shrinking: masked, baked and shrunk models draw the same, and what is shrunk is smaller, saves and loads."""
 
+import huggingface_hub
 import pytest
 import torch
 from conftest import TINY
+from diffusers import DiffusionPipeline
+from huggingface_hub.errors import EntryNotFoundError
 
 from uniforget_lib import Mask, bake, load, masked, save, shrink
 from uniforget_lib.locate import magnitude, random
@@ -98,3 +101,27 @@ def test_a_whole_pipeline_may_take_a_shrunk_one_s_place(tiny, tmp_path):
     save(bake(tiny, mask), tmp_path)
     again = load(tmp_path, **({} if tiny.family == "flux" else {"guidance": 1.0}))
     assert weights(again) == weights(tiny) and again.fingerprint == tiny.fingerprint
+
+
+def test_a_shrunk_pipeline_comes_from_the_hub_whole(flux, tmp_path, monkeypatch):
+    """diffusers alone would leave uniforget.json behind, and then fail on sizes."""
+    small = shrink(flux, random(flux, kinds=("ffn",)).mask(ratio=0.4))
+    save(small, tmp_path)
+    asked = []
+
+    def download(repository, file):
+        asked.append((repository, file))
+        if repository == "someone/plain":
+            raise EntryNotFoundError("none")
+        return str(tmp_path / file)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repository: str(tmp_path))
+    load(tmp_path)
+    assert not asked  # a folder is a folder
+    again = load("someone/forgetful")
+    assert torch.equal(again.latents(PROMPTS, steps=1), small.latents(PROMPTS, steps=1))
+    monkeypatch.setattr(DiffusionPipeline, "load_config", lambda source: {"_class_name": "PixArtAlphaPipeline"})
+    with pytest.raises(ValueError, match="PixArtAlphaPipeline has no adapter"):
+        load("someone/plain")
+    assert asked == [("someone/forgetful", "uniforget.json"), ("someone/plain", "uniforget.json")]

@@ -10,6 +10,7 @@ import argparse
 import gc
 import json
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -147,17 +148,21 @@ class Bench:
     def row_5(self):
         """Sampling with the baked pipeline, over the original (1.00, give or take .02)."""
         baked = bake(self.adapter, random(self.adapter).mask(ratio=0.4))
-        return ratio(lambda: self.sample(baked), self.sample, self.pairs) | {"at_least": 0.98, "at_most": 1.02}
+        found = ratio(lambda: self.sample(baked), self.sample, 3 * self.pairs)  # a narrow target: more pairs
+        return found | {"at_least": 0.98, "at_most": 1.02}
 
     def row_6(self):
         """Forward time of a model without 40 % of its ffn, over the original's, over their FLOP ratio (at most 1.25)."""
         small = shrink(self.adapter, random(self.adapter, kinds=("ffn",)).mask(ratio=0.4))
         share = flops(small) / flops(self.adapter)
         found = ratio(lambda: self.forward(small), self.forward, self.pairs)
+        begun = time.perf_counter()
+        self.forward().sum().item()  # waits for a GPU
+        took = 1000 * (time.perf_counter() - begun)
         scaled = {k: v / share for k, v in found.items()}
         return scaled | {
             "at_most": self.most(1.25, 1.15),
-            "note": f"time ratio {found['value']:.2f}, FLOP ratio {share:.2f}: the ceiling",
+            "note": f"time ratio {found['value']:.2f}; FLOP ratio {share:.2f}, the ceiling; a whole forward takes {took:.0f} ms",
         }
 
     def row_7(self):

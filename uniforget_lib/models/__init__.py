@@ -8,7 +8,9 @@ import warnings
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+import huggingface_hub
 import torch
+from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 
 from ..files import check_device, check_sums
 from .base import ModelAdapter
@@ -26,6 +28,7 @@ FAMILIES: dict[str, type[ModelAdapter]] = {  # pipeline class -> adapter
     "StableDiffusionXLPipeline": StableDiffusionXLAdapter,
     "StableDiffusion3Pipeline": StableDiffusion3Adapter,
 }
+HUB_ID = r"[\w.-]+/[\w.-]+"
 WEIGHTS = Path(__file__).parents[1] / "testbed" / "weights"
 SHIPPED = {"testbed": WEIGHTS / "flux", "testbed-control": WEIGHTS / "flux_control", "testbed-unet": WEIGHTS / "unet",
            "testbed-unet-control": WEIGHTS / "unet_control"}  # fmt: skip
@@ -55,7 +58,7 @@ def load(source: str | Path = "testbed", *, device: str | torch.device = "cpu", 
     from diffusers import DiffusionPipeline
 
     device = check_device(device)
-    path = SHIPPED.get(str(source), Path(source))
+    path = SHIPPED.get(str(source)) or _shrunk_on_the_hub(source) or Path(source)
     if str(source) in SHIPPED:
         check_sums(path)
     state = json.loads((path / STATE).read_text()) if (path / STATE).is_file() else {}
@@ -65,7 +68,7 @@ def load(source: str | Path = "testbed", *, device: str | torch.device = "cpu", 
         name, parts = index["_class_name"], {part: None for part, of in index.items() if of == [None, None]}
         if name not in FAMILIES:
             raise ValueError(f"{source}: {name} has no adapter; there is one for {sorted(FAMILIES)}")
-    elif path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
+    elif path.exists() or not re.fullmatch(HUB_ID, str(source)):
         raise ValueError(f"{str(source)!r} is neither {sorted(SHIPPED)}, nor a folder with a model_index.json, "
                          "nor a hub id (owner/name)")  # fmt: skip
     try:
@@ -98,6 +101,21 @@ def load(source: str | Path = "testbed", *, device: str | torch.device = "cpu", 
         adapter.storage = storage
         adapter.denoiser.enable_layerwise_casting(storage_dtype=storage, compute_dtype=dtype)
     return adapter
+
+
+def _shrunk_on_the_hub(source: str | Path) -> Path | None:
+    """The local copy of a hub repository that `prune.save` wrote; None for any other source. (diffusers would not fetch what
+    describes it.)"""
+    if Path(source).exists() or not re.fullmatch(HUB_ID, str(source)):
+        return None
+    try:
+        huggingface_hub.hf_hub_download(str(source), STATE)
+    except (
+        EntryNotFoundError,
+        RepositoryNotFoundError,
+    ):  # also where it cannot be reached: diffusers says what is wrong
+        return None
+    return Path(huggingface_hub.snapshot_download(str(source)))
 
 
 @contextmanager
