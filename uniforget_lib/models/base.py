@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import logging as python_logging
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,9 @@ from torch import Tensor, nn
 from ..sampler import rollout
 from ..sites import KINDS, Site
 from .cond import Cond, check_prompts
+
+# Every import of diffusers' pipelines would say that transformers' picture processors do without torchvision. None is used.
+python_logging.getLogger("transformers.utils.import_utils").addFilter(lambda r: "torchvision" not in r.getMessage())
 
 
 class ModelAdapter(ABC):
