@@ -53,6 +53,26 @@ def test_blocks_are_run_again_and_only_inside(tiny):
     assert not tiny.denoiser.is_gradient_checkpointing
 
 
+def test_who_asks_for_recomputed_blocks_gets_them(flux, monkeypatch):
+    """Forwards of the first block in one optimiser step of two sampling steps: each, and the first one again; and for blocks
+    each once more. In one step of retraining: one, or two."""
+    calls = []
+    block = type(flux.denoiser.transformer_blocks[0])
+    forward = block.forward
+    monkeypatch.setattr(block, "forward", lambda self, *args, **kw: calls.append(1) or forward(self, *args, **kw))
+    for checkpoint, times in ((False, 2), (True, 3), ("block", 5)):
+        config = UniForget(beta=0.1, steps=2, mask_steps=1, batch=2, checkpoint=checkpoint)
+        calls.clear()
+        score = locate.uniforget(flux, PROMPTS[:2], config)
+        assert len(calls) == 2 + times  # the teacher's two
+        assert score.cost == 2 * (2 + times + 2)  # two prompts; a backward pass counts as a forward
+    images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    for checkpoint in (False, True):
+        calls.clear()
+        complement.retrain(flux, images, PROMPTS[:3], steps=1, batch=2, checkpoint=checkpoint)
+        assert len(calls) == 1 + checkpoint
+
+
 def test_what_is_offloaded_comes_when_needed_and_goes(flux, tmp_path, monkeypatch):
     """There is one device here, so what is watched is where parts are sent."""
     folder = saved(flux, tmp_path)
@@ -61,7 +81,7 @@ def test_what_is_offloaded_comes_when_needed_and_goes(flux, tmp_path, monkeypatc
     for name in ("text_encoder", "text_encoder_2", "vae"):
         part = getattr(adapter.pipe, name)
         monkeypatch.setattr(part, "to", lambda to, name=name: moves.append((name, str(to))))
-    here = str(adapter.device)
+    here = "cpu:0"  # the same device by another name, so that coming and going differ
     monkeypatch.setattr(type(adapter), "device", property(lambda self: torch.device(here)))
     cond = adapter.encode(PROMPTS)
     texts = ["text_encoder", "text_encoder_2"]
@@ -109,10 +129,17 @@ def test_weights_stored_small_draw_and_learn_as_if_rounded(tiny, tmp_path):
         pruned = stored.latents(PROMPTS, steps=2)
     with masked(rounded, masks[0]):
         assert torch.allclose(rounded.latents(PROMPTS, steps=2), pruned, atol=1e-4)
-    for make in (bake, shrink):
+    for make in (bake, shrink, lambda adapter, mask: save(adapter, tmp_path / "again")):
         with pytest.raises(ValueError, match="without storage="):
             make(stored, masks[0])
         make(tiny, masks[0])  # where the mask belongs
+    state = tmp_path / "state.safetensors"
+    locate.uniforget(stored, PROMPTS, QUICK, state=state, stop_after=1)
+    with pytest.raises(ValueError, match="another model"):
+        locate.uniforget(rounded, PROMPTS, QUICK, state=state)
+    for bad in (torch.int8, "float8"):
+        with pytest.raises(ValueError, match="storage="):
+            load(folder, storage=bad)
 
 
 SCRIPT = """
@@ -124,18 +151,28 @@ from uniforget_lib.files import save_tensors
 
 torch.set_num_threads(1)
 accelerator = Accelerator(cpu=True)
-assert accelerator.num_processes == 2
-folder, out, state, stop, micro = sys.argv[1:]
+folder, out, state, stops, micro = sys.argv[1:]
 config = UniForget(beta=0.1, steps=2, mask_steps=4, batch=4, micro_batch=int(micro) or None)
 prompts = ["a cat on a blue ground", "a rocket left of a house on a pink ground", "a star on a white ground", ""]
 adapter = load(folder, device=accelerator.device)
-score = locate.uniforget(adapter, prompts, config, accelerator=accelerator, state=state, stop_after=int(stop))
+for stop in stops.split(","):  # several calls in one group: each goes on where the last one was
+    score = locate.uniforget(adapter, prompts, config, accelerator=accelerator, state=state, stop_after=int(stop))
+own = state + str(accelerator.process_index)
+if accelerator.is_main_process:
+    locate.uniforget(adapter, prompts, config, state=own, stop_after=1)
+for wrong in ({"state": own}, {}):  # a file that only one process has; a model that is not on its process's device
+    try:
+        if not wrong:
+            accelerator.state.device = torch.device("meta")
+        locate.uniforget(adapter, prompts, config, accelerator=accelerator, **wrong)
+    except ValueError as error:
+        print(error, flush=True)
 history = torch.tensor([[row["loss"], row["off"]] for row in score.history])
 save_tensors(f"{out}.{accelerator.process_index}", score.values | {"history": history}, {})
 """
 
 
-def two_processes(folder: Path, *arguments) -> list[dict]:
+def processes(n: int, folder: Path, *arguments) -> list[dict]:
     script, out = folder / "script.py", folder / "score"
     script.write_text(SCRIPT)
     launch = [
@@ -143,18 +180,20 @@ def two_processes(folder: Path, *arguments) -> list[dict]:
         "-m",
         "torch.distributed.run",
         "--standalone",
-        "--nproc_per_node=2",
+        f"--nproc_per_node={n}",
         str(script),
         str(folder),
         str(out),
     ]
     done = subprocess.run([*launch, *map(str, arguments)], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [load_tensors(f"{out}.{rank}")[0] for rank in (0, 1)]
+    assert done.returncode == 0, done.stderr[:3000]
+    assert done.stdout.count("the processes do not agree on the step") == n, done.stdout
+    assert done.stdout.count("load(..., device=accelerator.device)") == n
+    return [load_tensors(f"{out}.{rank}")[0] for rank in range(n)]
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_mask_of_one(flux, tmp_path):
+def test_several_processes_train_the_mask_of_one(flux, tmp_path):
     folder, state = saved(flux, tmp_path), tmp_path / "state.safetensors"
     torch.set_num_threads(1)  # as in the processes: products of matrices are split alike
     try:
@@ -162,14 +201,17 @@ def test_two_processes_train_the_mask_of_one(flux, tmp_path):
     finally:
         torch.set_num_threads(2)
     loss = torch.tensor([[row["loss"], row["off"]] for row in want.history])
-    for micro in (2, 0):  # 0: each process takes its half, unasked
-        state.unlink(missing_ok=True)
-        for tensors in two_processes(folder, state, 4, micro):
+    # 0: each of two takes its half, unasked; of three, one has no part
+    for n, micro, stops in ((2, 2, "1,2,4"), (2, 0, "4"), (3, 2, "4")):
+        for left in tmp_path.glob("state*"):
+            left.unlink()
+        for tensors in processes(n, folder, state, stops, micro):
             assert torch.allclose(tensors.pop("history"), loss, rtol=1e-6)
             for name, value in want.values.items():
                 assert torch.equal(tensors[name], value), name
-    state.unlink()
-    two_processes(folder, state, 2, 2)  # stopped half way, and resumed by one process alone
+    for left in tmp_path.glob("state*"):
+        left.unlink()
+    processes(2, folder, state, "2", 2)  # stopped half way, and resumed by one process alone
     assert len(load_tensors(state)[0]["history"]) == 2
     assert same(locate.uniforget(load(folder), PROMPTS, QUICK, state=state), want)
 

@@ -25,6 +25,7 @@ def _scales(adapter: ModelAdapter, gates: dict[str, Tensor]) -> dict[tuple[str, 
     if unknown:
         raise ValueError(f"mask names sites that this model does not have: {unknown[:3]} ...")
     scales: dict[tuple[str, str], Tensor] = {}
+    dtype = adapter.dtype  # not that of a weight: see `load(storage=)`
     for name, gate in gates.items():
         site = sites[name]
         if gate.shape != (site.units,):
@@ -35,7 +36,7 @@ def _scales(adapter: ModelAdapter, gates: dict[str, Tensor]) -> dict[tuple[str, 
             module = adapter.denoiser.get_submodule(ref.linear)
             size = module.in_features if side == "input" else module.out_features
             whole = torch.cat([factor.new_ones(ref.start), factor, factor.new_ones(size - ref.stop)])
-            whole = whole.to(module.weight.device, adapter.dtype)  # not the weight's type: see `load(storage=)`
+            whole = whole.to(module.weight.device, dtype)
             key = (ref.linear, side)  # a head and a value channel of it may both be masked
             scales[key] = scales[key] * whole if key in scales else whole
     return scales

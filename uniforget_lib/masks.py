@@ -89,6 +89,8 @@ class Mask:
     def load(cls, path: str | Path, fingerprint: str | None = None) -> Mask:
         """Load; with ``fingerprint`` (an adapter's) given, raises ValueError for a mask of another model."""
         values, metadata = load_tensors(path)
+        if "cost" in metadata:
+            raise ValueError(f"{path} holds a score, not a mask: Score.load(...).mask(...)")
         found = metadata.get("fingerprint", "")
         if fingerprint is not None and found != fingerprint:
             raise ValueError(f"{path} is a mask for model {found or 'unknown'!r}, not for {fingerprint!r}; "
@@ -115,11 +117,13 @@ class Score:
     def load(cls, path: str | Path, fingerprint: str | None = None) -> Score:
         """Load; with ``fingerprint`` (an adapter's) given, raises ValueError for a score of another model."""
         values, metadata = load_tensors(path)
-        found = metadata.get("fingerprint", "")
+        if "cost" not in metadata:
+            raise ValueError(f"{path} holds no score; is it a mask? Mask.load reads those")
+        found = metadata["fingerprint"]
         if fingerprint is not None and found != fingerprint:
             raise ValueError(f"{path} is a score for model {found or 'unknown'!r}, not for {fingerprint!r}; "
                              "locate again on this model")  # fmt: skip
-        return cls(values, metadata.get("method", ""), found, float(metadata.get("cost", 0)))
+        return cls(values, metadata["method"], found, float(metadata["cost"]))
 
     def mask(self, ratio: float | None = None, threshold: float | None = None, scope: str = "global") -> Mask:
         """Remove the highest scores: a share ``ratio`` in [0, 1] of all units (``scope="global"``) or of each site's

@@ -144,6 +144,10 @@ def save(adapter: ModelAdapter, path: str | Path) -> None:
     A plain pipeline reads it too, but for the denoiser of a shrunk one: its sizes are in ``uniforget.json``, with the
     fingerprint of the model that masks must be for.
     """
+    if adapter.storage is not None:
+        raise ValueError(
+            f"the weights are stored as {adapter.storage}, rounded: save the pipeline loaded without storage="
+        )
     path = Path(path)
     adapter.pipe.save_pretrained(path, safe_serialization=True)
     state = {"fingerprint": adapter.fingerprint} | describe(adapter.denoiser)

@@ -24,14 +24,18 @@ if TYPE_CHECKING:
 
 
 def weights(adapter: ModelAdapter, kinds: Sequence[str] = ()) -> int:
-    """Numbers that the denoiser holds; with ``kinds``, only those that units of these kinds can take along."""
+    """Numbers that the denoiser holds; with ``kinds``, only those that units of these kinds can take along.
+
+    Raises ValueError for value channels, which take none.
+    """
     if not kinds:
         return sum(p.numel() for p in adapter.denoiser.parameters())
-    total = 0
-    for name, share in _shares(adapter, kinds).items():
+    total = 0.0
+    for name, (rows, columns) in _shares(adapter, kinds).items():
         linear = adapter.denoiser.get_submodule(name)
-        total += round(share * sum(p.numel() for p in linear.parameters(recurse=False)))
-    return total
+        total += (1 - (1 - rows) * (1 - columns)) * linear.weight.numel()
+        total += rows * (0 if linear.bias is None else linear.bias.numel())
+    return round(total)
 
 
 def flops(adapter: ModelAdapter, kinds: Sequence[str] = ()) -> int:
@@ -39,16 +43,17 @@ def flops(adapter: ModelAdapter, kinds: Sequence[str] = ()) -> int:
     two); with ``kinds``, those of the matrices that units of these kinds can leave, attention itself included.
 
     Counted by torch's FlopCounterMode, so only products of matrices, convolutions and attention; also works on the meta
-    device, where nothing is computed.
+    device, where nothing is computed. Raises ValueError for value channels.
     """
-    x, sigmas = adapter.noise(1, 0), adapter.sigmas(1)
+    x, sigma, cond = adapter.noise(1, 0), adapter.sigmas(1)[0], adapter.encode([""])  # encoders are not counted
     attention = sdpa_kernel(SDPBackend.MATH)  # the fused one of a CPU is not counted
     with torch.no_grad(), attention, FlopCounterMode(display=False) as counter:
-        adapter.conditional(x, sigmas[0], adapter.encode([""]))
+        adapter.conditional(x, sigma, cond)
     if not kinds:
         return counter.get_total_flops()
     counts = {name.partition(".")[2]: sum(found.values()) for name, found in counter.get_flop_counts().items()}
-    total = sum(share * counts.get(name, 0) for name, share in _shares(adapter, kinds).items())
+    shares = _shares(adapter, kinds).items()
+    total = sum((1 - (1 - rows) * (1 - columns)) * counts.get(name, 0) for name, (rows, columns) in shares)
     if "head" in kinds:
         for site in adapter.sites(("head",)):
             inside = sum(count for name, count in counts.items() if name.rpartition(".")[0] == site.name)
@@ -56,8 +61,10 @@ def flops(adapter: ModelAdapter, kinds: Sequence[str] = ()) -> int:
     return round(total)
 
 
-def _shares(adapter: ModelAdapter, kinds: Sequence[str]) -> dict[str, float]:
-    """Linear -> the share of it that goes when every unit of ``kinds`` goes: rows and columns."""
+def _shares(adapter: ModelAdapter, kinds: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Linear -> the shares of its rows and of its columns that go when every unit of ``kinds`` goes."""
+    if "value" in kinds:
+        raise ValueError("kinds: value channels take no matrix along, see `shrink`; count ffn, head or norm")
     rows: dict[str, float] = {}
     columns: dict[str, float] = {}
     for site in adapter.sites(kinds):
@@ -65,7 +72,7 @@ def _shares(adapter: ModelAdapter, kinds: Sequence[str]) -> dict[str, float]:
             for ref in refs:
                 share = (ref.stop - ref.start) / getattr(adapter.denoiser.get_submodule(ref.linear), size)
                 into[ref.linear] = into.get(ref.linear, 0) + share
-    return {n: 1 - (1 - rows.get(n, 0)) * (1 - columns.get(n, 0)) for n in rows.keys() | columns.keys()}
+    return {n: (rows.get(n, 0), columns.get(n, 0)) for n in rows.keys() | columns.keys()}
 
 
 def graph(adapter: ModelAdapter, kinds: Sequence[str] = ("ffn",)) -> int:
@@ -95,7 +102,8 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        out = query.new_empty(*query.shape[:-1], value.shape[-1])
+        n, heads, tokens, _ = query.shape
+        out = query.new_empty(n, tokens, heads, value.shape[-1]).transpose(1, 2)  # as the kernels lay it out
         ctx.save_for_backward(query, key, value, out, query.new_empty(query.shape[:-1], dtype=torch.float32))
         return out
 

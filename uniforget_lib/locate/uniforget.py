@@ -98,14 +98,19 @@ def uniforget_steps(adapter: ModelAdapter, prompts: Sequence[str], config: UniFo
 def _train(adapter: ModelAdapter, prompts: Sequence[str], config: UniForget, masks: int, *, state=None, every: int = 25,
            progress=None, stop_after: int | None = None, accelerator=None) -> list[Score]:  # fmt: skip
     """Train ``masks`` masks: one for all steps, or one for each."""
-    prompts, team = check_prompts(prompts), _Team(accelerator)
+    prompts, team = check_prompts(prompts), _Team(accelerator, adapter)
     sites = adapter.sites(config.kinds)
     sizes = [s.units for s in sites]
     logits = torch.full((masks * sum(sizes),), float(config.init), device=adapter.device, requires_grad=True)
     # Decoupled weight decay (as EcoDiff): coupled, 1e-2 times a logit outweighs both gradients by orders of magnitude.
     optimizer = torch.optim.AdamW([logits], lr=config.lr, weight_decay=config.weight_decay)
-    key = repr((masks, adapter.fingerprint, adapter.cfg, adapter.resolution, adapter.dtype, asdict(config), prompts))
+    stored = () if adapter.storage is None else (adapter.storage,)
+    key = repr(
+        (*stored, masks, adapter.fingerprint, adapter.cfg, adapter.resolution, adapter.dtype, asdict(config), prompts)
+    )
+    team.wait()  # for the one that may still write what is read now
     first, history = _resume(state, key, logits, optimizer, config) if state and Path(state).exists() else (0, [])
+    team.agree(first, f"the step that {state} resumes from; put it where all of them can read it")
 
     noise, sigmas = adapter.noise(len(prompts), config.seed), adapter.sigmas(config.steps)
     with torch.no_grad():  # the teacher's images are the same in every step
@@ -131,8 +136,7 @@ def _train(adapter: ModelAdapter, prompts: Sequence[str], config: UniForget, mas
             gates = [dict(zip((s.name for s in sites), row.split(sizes))) for row in rows]
             error += backpropagate(adapter, gates, noise[part], sigmas, cond[part], teacher[part],
                                    share=len(part) / len(pick), checkpoint=config.checkpoint)  # fmt: skip
-        logits.grad = team.sum(logits.grad)
-        error = float(team.sum(torch.tensor(error, dtype=torch.float64, device=logits.device)))
+        logits.grad, error = team.sum(logits.grad), team.total(error)
         if not math.isfinite(error):
             raise FloatingPointError(
                 f"step {step + 1}: the reconstruction error is {error}; load the model in fp32 or bf16"
@@ -173,10 +177,16 @@ def backpropagate(adapter: ModelAdapter, gates: Sequence[dict[str, Tensor]], noi
 class _Team:
     """The processes of an `accelerate.Accelerator`, or one alone."""
 
-    def __init__(self, accelerator=None) -> None:
+    def __init__(self, accelerator, adapter: ModelAdapter) -> None:
         self.accelerator = accelerator
         self.size = accelerator.num_processes if accelerator else 1
         self.rank = accelerator.process_index if accelerator else 0
+        if (
+            self.size > 1
+            and torch.empty(0, device=adapter.device).device != torch.empty(0, device=accelerator.device).device
+        ):
+            raise ValueError(f"the model is on {adapter.device}, its process on {accelerator.device}: "
+                             "load(..., device=accelerator.device)")  # fmt: skip
 
     @property
     def first(self) -> bool:
@@ -189,6 +199,21 @@ class _Team:
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over all processes, which is the same in each."""
         return tensor if self.size == 1 else self.accelerator.reduce(tensor, "sum")
+
+    def total(self, number: float) -> float:
+        """`sum` of a number."""
+        if self.size == 1:
+            return number
+        return float(self.sum(torch.tensor(number, dtype=torch.float64, device=self.accelerator.device)))
+
+    def wait(self) -> None:
+        if self.size > 1:
+            self.accelerator.wait_for_everyone()
+
+    def agree(self, number: int, what: str) -> None:
+        """Raises ValueError in every process unless all have the same number."""
+        if not self.total(number) == self.size * number == self.total(number**2) / max(number, 1):
+            raise ValueError(f"the processes do not agree on {what}")
 
 
 def _save(path: str | Path, key: str, logits: Tensor, optimizer: torch.optim.AdamW, history: list[dict]) -> None:

@@ -52,12 +52,15 @@ def load(source: str | Path = "testbed", *, device: str | torch.device = "cpu", 
         options: passed to the family's adapter (``guidance``, ``true_cfg``, ``resolution``).
 
     Raises:
-        ValueError: an unknown source, a family without an adapter, or shipped weights that do not match their sums.
+        ValueError: an unknown source, a family without an adapter, shipped weights that do not match their sums, or a
+            ``storage`` that is not for this family.
         RuntimeError: a CUDA device that is not there.
     """
     from diffusers import DiffusionPipeline
 
     device = check_device(device)
+    if storage is not None and storage not in (torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.float16):
+        raise ValueError(f"storage={storage!r}: use a small floating point type, torch.float8_e4m3fn say")
     path = SHIPPED.get(str(source)) or _shrunk_on_the_hub(source) or Path(source)
     if str(source) in SHIPPED:
         check_sums(path)
@@ -66,16 +69,13 @@ def load(source: str | Path = "testbed", *, device: str | torch.device = "cpu", 
     if (path / "model_index.json").is_file():
         index = json.loads((path / "model_index.json").read_text())
         name, parts = index["_class_name"], {part: None for part, of in index.items() if of == [None, None]}
-        if name not in FAMILIES:
-            raise ValueError(f"{source}: {name} has no adapter; there is one for {sorted(FAMILIES)}")
+        _check_family(name, storage)
     elif path.exists() or not re.fullmatch(HUB_ID, str(source)):
         raise ValueError(f"{str(source)!r} is neither {sorted(SHIPPED)}, nor a folder with a model_index.json, "
                          "nor a hub id (owner/name)")  # fmt: skip
     try:
         if not path.exists():  # its family, before gigabytes are fetched
-            name = DiffusionPipeline.load_config(str(source))["_class_name"]
-            if name not in FAMILIES:
-                raise ValueError(f"{name} has no adapter; there is one for {sorted(FAMILIES)}")
+            _check_family(DiffusionPipeline.load_config(str(source))["_class_name"], storage)
         with _quiet() if path.exists() else nullcontext():
             if "linear" in state:
                 part = "unet" if "unet" in index else "transformer"
@@ -86,21 +86,22 @@ def load(source: str | Path = "testbed", *, device: str | torch.device = "cpu", 
     name = type(pipe).__name__
     pipe.set_progress_bar_config(disable=True)
     adapter = FAMILIES[name](pipe, **options)
-    (adapter.denoiser if offload else pipe).to(device)
-    adapter.offload = offload
     if state:  # of `prune.save`
         adapter.__dict__["fingerprint"] = state["fingerprint"]
-    if storage is not None:
-        if not hasattr(
-            pipe, "transformer"
-        ):  # its convolutions keep their weights for the backward pass, as they are stored
-            raise ValueError(
-                f"storage={storage}: for transformers only; the U-Net of family {adapter.family!r} is small"
-            )
+    adapter.offload, adapter.storage = offload, storage
+    if storage is not None:  # before the move: a card that needs it has no room for more
         adapter.fingerprint  # noqa: B018 (that of the weights as they were, so that masks fit both)
-        adapter.storage = storage
         adapter.denoiser.enable_layerwise_casting(storage_dtype=storage, compute_dtype=dtype)
+    (adapter.denoiser if offload else pipe).to(device)
     return adapter
+
+
+def _check_family(name: str, storage: torch.dtype | None) -> None:
+    if name not in FAMILIES:
+        raise ValueError(f"{name} has no adapter; there is one for {sorted(FAMILIES)}")
+    if storage is not None and issubclass(FAMILIES[name], StableDiffusionAdapter):
+        # its convolutions keep their weights for the backward pass, as they are stored
+        raise ValueError(f"storage={storage}: for transformers only; a {name} is small")
 
 
 def _shrunk_on_the_hub(source: str | Path) -> Path | None:
@@ -110,10 +111,7 @@ def _shrunk_on_the_hub(source: str | Path) -> Path | None:
         return None
     try:
         huggingface_hub.hf_hub_download(str(source), STATE)
-    except (
-        EntryNotFoundError,
-        RepositoryNotFoundError,
-    ):  # also where it cannot be reached: diffusers says what is wrong
+    except (EntryNotFoundError, RepositoryNotFoundError):  # or no network: diffusers says what is wrong
         return None
     return Path(huggingface_hub.snapshot_download(str(source)))
 

@@ -29,7 +29,7 @@ _SDXL = dict(
     use_linear_projection=True, addition_embed_type="text_time", addition_time_embed_dim=256,
     projection_class_embeddings_input_dim=2816,
 )  # fmt: skip
-_SD3 = dict(sample_size=128, num_layers=24, num_attention_heads=24, caption_projection_dim=1536)
+_SD3 = dict(sample_size=128, num_layers=24, num_attention_heads=24, caption_projection_dim=1536, pos_embed_max_size=192)
 
 # name -> adapter, denoiser, side of a picture, tokens of text, their width, width of the pooled text
 FULL_SIZE: dict[str, tuple[type[ModelAdapter], Callable, int, int, int, int | None]] = {
@@ -42,7 +42,8 @@ FULL_SIZE: dict[str, tuple[type[ModelAdapter], Callable, int, int, int, int | No
 
 
 def skeleton(name: str, *, resolution: int | None = None) -> ModelAdapter:
-    """An adapter of the published configuration, for `ModelAdapter.sites`, `evaluate.flops` and `evaluate.weights`.
+    """An adapter of the published configuration, for its sites and for `evaluate.weights`, `flops` and `graph`; it has no
+    weights to be hashed, drawn with, baked or shrunk.
 
     ``resolution``: side of its pictures; that of the published model unless given. Raises ValueError for an unknown name.
     """
@@ -52,7 +53,7 @@ def skeleton(name: str, *, resolution: int | None = None) -> ModelAdapter:
     with torch.device("meta"):
         denoiser = build().to(torch.bfloat16).eval()
     adapter = kind.__new__(kind)
-    adapter.denoiser, adapter.cfg, adapter.resolution = denoiser, 1.0, resolution or side
+    adapter.denoiser, adapter.cfg, adapter.resolution = denoiser, 1.0, side if resolution is None else resolution
     adapter.offload, adapter.storage, adapter.masking = False, None, 0
     vae = SimpleNamespace(config=SimpleNamespace(sample_size=side))
     adapter.pipe = SimpleNamespace(
