@@ -24,7 +24,7 @@ from .locators import score
 
 SCORES = Path(__file__).parent / "results" / "scores"
 LONG = 4  # times the mask steps of `CALIBRATION`
-RATIOS = {"flux": (0.1, 0.2, 0.3, 0.45, 0.6, 0.75), "unet": (0.3, 0.5, 0.7, 0.85, 0.95)}
+RATIOS = {"flux": (0.1, 0.2, 0.3, 0.45, 0.6, 0.75), "unet": (0.5, 0.85, 0.95)}
 LEVELS = ("weak", "medium", "strong")
 EFFORTS = {"flux": (0, 100, 400, 1600), "unet": (0, 100, 400)}  # retraining steps
 RETRAIN = {"lr": 4e-4, "batch": 16, "seed": 5}
