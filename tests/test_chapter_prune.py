@@ -77,3 +77,56 @@ def test_stored_sizes_are_those_of_today():
         score = pruning.long(lab) if name == "uniforget" else locators.score(lab, name)
         again = pruning.size(lab, score.mask(ratio=ratio))
         assert all(again[k] == pytest.approx(found[name, ratio][k], rel=1e-6) for k in ("weights", "flops"))
+
+
+def retrained(**conditions):
+    return rows("retrained", "mask", "steps", "data", "weights", **conditions)
+
+
+def test_retraining_repairs_what_uniforget_pruned():
+    found = retrained()
+
+    def after(mask, steps, column, data="real", weights="all"):
+        return found[mask, steps, data, weights][column]
+
+    for steps, right, copied in ((0, (0.45, 0.33, 0.56), (0.12, 0, 0.30)), (100, (0.75, 0.65, 0.84), (0.15, 0, 0.30)),
+                                 (400, (0.83, 0.74, 0.91), (0.15, 0, 0.30)), (1600, (0.86, 0.78, 0.94), (0.15, 0, 0.30))):  # fmt: skip
+        assert at(after("uniforget", steps, "correct"), *right) and at(after("uniforget", steps, "copied"), *copied)
+    assert at(after("uniforget", 0, "paper_correct"), 0.70) and at(after("uniforget", 400, "paper_correct"), 1.0)
+    assert at(after("unpruned", 0, "correct"), 0.88) and at(after("unpruned", 400, "copied"), 1.0)
+    assert at(after("unpruned", 1600, "copied"), 0.93)
+    assert at(after("random", 0, "correct"), 0) and at(after("random", 0, "copied"), 0)
+    assert at(after("random", 400, "correct"), 0.04, 0, 0.09)
+    for name in ("random", "magnitude"):  # "do not repair": far below half of the neutral pictures, whatever the time
+        assert all(after(name, steps, "correct").high < 0.5 for steps in pruning.EFFORTS["flux"])
+    assert at(after("uniforget", 400, "correct", data="drawn"), 0.80, 0.71, 0.89)
+    assert at(after("uniforget", 400, "correct", weights="LoRA"), 0.60, 0.49, 0.71)
+    sizes = {round(r["off"], 4) for r in found.values() if r["mask"] != "unpruned"}
+    assert len(sizes) == 1  # as many units removed by every method
+
+
+def test_an_attack_finds_what_captions_do_not():
+    found = retrained()
+    back = {key[:2]: (row["found again"], row["control found"]) for key, row in found.items() if "found again" in row}
+    assert at(back["uniforget", 0][0], 0.15, 0, 0.30) and at(back["uniforget", 0][1], 0)
+    assert at(back["uniforget", 400][0], 0.45, 0.25, 0.65) and at(back["uniforget", 400][1], 0.15, 0, 0.30)
+    assert at(back["unpruned", 0][1], 0.25, 0.05, 0.45)
+    assert at(back["random", 400][0], 0.10) and at(back["random", 400][1], 0.05)
+
+
+def test_the_page_s_own_retraining_is_the_stored_one():
+    kept, now = report("prune_retrained.json")
+    assert now["correct"].mean == pytest.approx(kept["correct"].mean, abs=0.15)  # other machines round otherwise
+    assert now["copied"].mean == pytest.approx(kept["copied"].mean, abs=0.15)
+    assert now["correct"].mean > 0.6 > 0.5 > now["copied"].mean
+
+
+def test_what_must_fit():
+    found = {r["model"]: r for r in report("prune_memory.json")}
+    flux = found["FLUX.1-schnell"]
+    assert flux["bf16"] + flux["graph"] < 80 < 2 * flux["bf16"] + flux["graph"]
+    assert flux["8 bits"] < 16 and flux["bf16"] > 23  # no room beside it on a card of 24 GB
+    for name in ("SDXL", "Stable Diffusion 3 medium"):
+        assert found[name]["bf16"] + found[name]["graph"] < 16 < found[name]["bf16"] + 2 * found[name]["graph"]
+    sd = found["Stable Diffusion 1.4"]
+    assert sd["bf16"] + 2 * sd["graph"] < 16

@@ -123,7 +123,7 @@ def retrained(lab: Lab) -> Iterator:
     for name in masks(lab):
         for steps in EFFORTS[lab.bed.family]:
             key = {"mask": name, "steps": steps, "data": "real", "weights": "all"}
-            yield key, lambda name=name, steps=steps: compute(name, steps, attack=steps in (0, 400))
+            yield key, lambda name=name, steps=steps: compute(name, steps, attack=steps != 100)
     for name in ("unpruned", "uniforget", "random"):
         yield ({"mask": name, "steps": 400, "data": "drawn", "weights": "all"},
                lambda name=name: compute(name, 400, data="drawn"))  # fmt: skip
