@@ -34,7 +34,7 @@ def test_the_ceiling_is_low():
 
 def test_what_is_measured_stays_below_the_ceiling():
     for row in report("prune_speed.json"):
-        assert row["faster"] < 1.1 * row["ceiling"] and row["time"].low <= row["time"].mean <= row["time"].high
+        assert row["faster"] < 1.1 * row["at_most"] and row["time"].low <= row["time"].mean <= row["time"].high
     bench = json.loads(BENCH.read_text())["rows"]
     assert bench["row_4"]["high"] <= 1.1 and bench["row_6"]["high"] <= 1.25
     assert 0.98 <= bench["row_5"]["low"] <= bench["row_5"]["high"] <= 1.02
@@ -97,8 +97,11 @@ def test_retraining_repairs_what_uniforget_pruned():
     assert at(after("unpruned", 1600, "copied"), 0.93)
     assert at(after("random", 0, "correct"), 0) and at(after("random", 0, "copied"), 0)
     assert at(after("random", 400, "correct"), 0.04, 0, 0.09)
-    for name in ("random", "magnitude"):  # "do not repair": far below half of the neutral pictures, whatever the time
-        assert all(after(name, steps, "correct").high < 0.5 for steps in pruning.EFFORTS["flux"])
+    assert at(after("random", 1600, "correct"), 0.38, 0.27, 0.49) and at(after("magnitude", 400, "correct"), 0.20)
+    assert at(after("magnitude", 1600, "correct"), 0.73, 0.63, 0.83) and at(after("magnitude", 1600, "copied"), 0.07)
+    for name in ("random", "magnitude"):  # "leave nothing right", "memorized ones do not" come back
+        assert after(name, 0, "correct").mean < 0.02
+        assert all(after(name, steps, "copied").mean < 0.1 for steps in pruning.EFFORTS["flux"])
     assert at(after("uniforget", 400, "correct", data="drawn"), 0.80, 0.71, 0.89)
     assert at(after("uniforget", 400, "correct", weights="LoRA"), 0.60, 0.49, 0.71)
     sizes = {round(r["off"], 4) for r in found.values() if r["mask"] != "unpruned"}

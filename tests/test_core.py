@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import TINY, UNETS, call, hooks
 
-from uniforget_lib import Mask, bake, load, masked, record, rollout
+from uniforget_lib import Mask, Score, bake, load, masked, record, rollout
 from uniforget_lib.locate import magnitude, random
 from uniforget_lib.masks import hard_concrete, relaxed_sigmoid
 
@@ -246,3 +246,28 @@ def test_mask_of_another_model_is_refused(tiny, tmp_path):
                 lambda: masked(other, mask).__enter__()):  # fmt: skip
         with pytest.raises(ValueError, match=tiny.fingerprint):
             use()
+
+
+def test_scores_are_saved_and_no_mask_passes_for_one(flux, tmp_path):
+    score = random(flux, seed=3)
+    score.cost = 12.0
+    score.save(tmp_path / "s", note="of a test")
+    again = Score.load(tmp_path / "s", flux.fingerprint)
+    assert again.values.keys() == score.values.keys()
+    assert all(torch.equal(v, score.values[n]) for n, v in again.values.items())
+    assert (again.method, again.cost, again.fingerprint) == ("random", 12.0, flux.fingerprint)
+    mask = score.mask(ratio=0.3)
+    mask.save(tmp_path / "m", method="random")
+    assert torch.equal(*(torch.cat([*m.values.values()]) for m in (mask, Mask.load(tmp_path / "m"))))
+    with pytest.raises(ValueError, match="not written by Score.save"):
+        Score.load(tmp_path / "m")
+    with pytest.raises(ValueError, match="holds a score, not a mask"):
+        Mask.load(tmp_path / "s")
+    with pytest.raises(ValueError, match="score for model .* not for 'sd-"):
+        Score.load(tmp_path / "s", "sd-1")
+    with pytest.raises(FileNotFoundError, match="a folder, not a file"):
+        Score.load(tmp_path)
+    with pytest.raises(TypeError, match="cut it first"), masked(flux, score):
+        pass
+    assert repr(mask).startswith(f"Mask({len(mask.values)} sites") and "0.300 off" in repr(mask)
+    assert len(repr(score)) < 100

@@ -245,6 +245,16 @@ def test_gpu_checks_hold_between_a_model_and_itself(flux, monkeypatch):
         assert least <= value <= most
 
 
+def test_the_benchmark_s_rows_join_the_report_of_a_card():
+    from uniforget_lib import gpu_check
+
+    report = Report(provenance(seed=0, device="cpu"))
+    assert gpu_check.benchmark(report, "--rows", "row_7", "row_9") == 0
+    assert [(r["check"], r["passed"]) for r in report.rows] == [("row_7", True), ("row_9", True)]
+    assert 0 < report.rows[0]["value"] < report.rows[0]["at_most"] == 1e-5 and report.rows[1]["value"] == 21
+    assert gpu_check.benchmark(report, "--rows", "no_such_row") == 1
+
+
 @pytest.mark.parametrize("share", [0.25, 0.7, 1.0])
 def test_softened_pictures_have_lost_just_that_much(share):
     images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .masks import Mask
+from .masks import Mask, Score
 from .sites import KINDS, Site
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ def masked(adapter: ModelAdapter, mask: Mask | dict[str, Tensor]) -> Iterator[Mo
         mask: a `Mask` (refused with ValueError if it is for another model), or gates by site name, through which
             gradients flow.
     """
+    if isinstance(mask, Score):
+        raise TypeError("this is a Score, not a mask; cut it first: score.mask(ratio=0.1)")
     if isinstance(mask, Mask):
         if mask.fingerprint != adapter.fingerprint:
             raise ValueError(f"this mask is for model {mask.fingerprint!r}, not for {adapter.fingerprint!r}; "

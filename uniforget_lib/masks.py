@@ -42,6 +42,10 @@ class Mask:
             if v.ndim != 1 or not bool(((v >= 0) & (v <= 1)).all()):
                 raise ValueError(f"mask of site {name!r}: needs one value in [0, 1] a unit, got shape {list(v.shape)}")
 
+    def __repr__(self) -> str:
+        units = sum(v.numel() for v in self.values.values())
+        return f"Mask({len(self.values)} sites, {units} units, {self.sparsity():.3f} off, for {self.fingerprint!r})"
+
     @classmethod
     def ones(cls, sites: list[Site], fingerprint: str = "") -> Mask:
         """The mask that removes nothing."""
@@ -108,6 +112,10 @@ class Score:
     cost: float = 0.0
     history: list[dict] = field(default_factory=list)
 
+    def __repr__(self) -> str:
+        units = sum(v.numel() for v in self.values.values())
+        return f"Score({self.method}, {len(self.values)} sites, {units} units, for {self.fingerprint!r})"
+
     def save(self, path: str | Path, **metadata: str) -> None:
         """Save as safetensors; the training's ``history`` is not kept. `load` reads it back."""
         own = {"fingerprint": self.fingerprint, "method": self.method, "cost": repr(float(self.cost))}
@@ -118,7 +126,7 @@ class Score:
         """Load; with ``fingerprint`` (an adapter's) given, raises ValueError for a score of another model."""
         values, metadata = load_tensors(path)
         if "cost" not in metadata:
-            raise ValueError(f"{path} holds no score; is it a mask? Mask.load reads those")
+            raise ValueError(f"{path} was not written by Score.save (masks are read by Mask.load)")
         found = metadata["fingerprint"]
         if fingerprint is not None and found != fingerprint:
             raise ValueError(f"{path} is a score for model {found or 'unknown'!r}, not for {fingerprint!r}; "

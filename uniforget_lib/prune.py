@@ -20,7 +20,8 @@ def _check(adapter: ModelAdapter, mask: Mask) -> None:
     if not isinstance(mask, Mask):
         raise TypeError(f"mask is a {type(mask).__name__}; cut a score first: score.mask(ratio=0.1)")
     if mask.fingerprint != adapter.fingerprint:
-        raise ValueError(f"this mask is for model {mask.fingerprint!r}, not for {adapter.fingerprint!r}")
+        raise ValueError(f"this mask is for model {mask.fingerprint!r}, not for {adapter.fingerprint!r}; locate again on this "
+                         "model (one that was shrunk is another model)")  # fmt: skip
 
 
 @torch.no_grad()

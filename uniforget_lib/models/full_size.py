@@ -14,6 +14,7 @@ from diffusers import (
     SD3Transformer2DModel,
     UNet2DConditionModel,
 )
+from torch import nn
 
 from .base import ModelAdapter
 from .cond import Cond
@@ -51,7 +52,7 @@ def skeleton(name: str, *, resolution: int | None = None) -> ModelAdapter:
         raise ValueError(f"{name!r}: use one of {sorted(FULL_SIZE)}")
     kind, build, side, tokens, width, pooled = FULL_SIZE[name]
     with torch.device("meta"):
-        denoiser = build().to(torch.bfloat16).eval()
+        denoiser = nn.Module.to(build(), torch.bfloat16).eval()
     adapter = kind.__new__(kind)
     adapter.denoiser, adapter.cfg, adapter.resolution = denoiser, 1.0, side if resolution is None else resolution
     adapter.offload, adapter.storage, adapter.masking = False, None, 0

@@ -78,4 +78,6 @@ def rebuild(path: Path, part: str, dtype: torch.dtype) -> nn.Module:
         denoiser.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"{path / part} does not fit {path / STATE}: {error}") from None
-    return denoiser.to(dtype).eval()
+    return nn.Module.to(
+        denoiser, dtype
+    ).eval()  # diffusers' own warns of modules to be kept in fp32, of which there are none
