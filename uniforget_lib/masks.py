@@ -118,7 +118,8 @@ class Score:
 
     def save(self, path: str | Path, **metadata: str) -> None:
         """Save as safetensors; the training's ``history`` is not kept. `load` reads it back."""
-        own = {"fingerprint": self.fingerprint, "method": self.method, "cost": repr(float(self.cost))}
+        sites = "\n".join(self.values)  # their order decides among equal scores, see `mask`; the file sorts them
+        own = {"fingerprint": self.fingerprint, "method": self.method, "cost": repr(float(self.cost)), "sites": sites}
         save_tensors(path, self.values, {**metadata, **own})
 
     @classmethod
@@ -131,6 +132,7 @@ class Score:
         if fingerprint is not None and found != fingerprint:
             raise ValueError(f"{path} is a score for model {found or 'unknown'!r}, not for {fingerprint!r}; "
                              "locate again on this model")  # fmt: skip
+        values = {name: values[name] for name in metadata["sites"].split("\n")}
         return cls(values, metadata["method"], found, float(metadata["cost"]))
 
     def mask(self, ratio: float | None = None, threshold: float | None = None, scope: str = "global") -> Mask:
