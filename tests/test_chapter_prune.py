@@ -114,7 +114,11 @@ def test_an_attack_finds_what_captions_do_not():
     assert at(back["uniforget", 0][0], 0.15, 0, 0.30) and at(back["uniforget", 0][1], 0)
     assert at(back["uniforget", 400][0], 0.45, 0.25, 0.65) and at(back["uniforget", 400][1], 0.15, 0, 0.30)
     assert at(back["unpruned", 0][1], 0.25, 0.05, 0.45)
-    assert at(back["random", 400][0], 0.10) and at(back["random", 400][1], 0.05)
+    assert at(back["uniforget", 1600][0], 0.35, 0.15, 0.55) and at(back["uniforget", 1600][1], 0.20, 0.05, 0.40)
+    assert at(back["magnitude", 1600][0], 0.25, 0.05, 0.45) and at(back["magnitude", 1600][1], 0.20)
+    assert at(back["random", 1600][0], 0.25) and at(back["random", 1600][1], 0.25)
+    for name in ("random", "magnitude"):  # "one that draws badly cannot draw a copy of anything"
+        assert at(back[name, 0][0], 0) and at(back[name, 0][1], 0)
 
 
 def test_the_page_s_own_retraining_is_the_stored_one():
