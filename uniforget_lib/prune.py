@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .files import write_bytes
 from .masks import Mask
+from .models import quiet
 from .models.base import ModelAdapter
 from .models.shrunk import STATE, KeptRows, describe, replace
 from .sites import KINDS, Site
@@ -150,6 +151,7 @@ def save(adapter: ModelAdapter, path: str | Path) -> None:
             f"the weights are stored as {adapter.storage}, rounded: save the pipeline loaded without storage="
         )
     path = Path(path)
-    adapter.pipe.save_pretrained(path, safe_serialization=True)
+    with quiet():
+        adapter.pipe.save_pretrained(path, safe_serialization=True)
     state = {"fingerprint": adapter.fingerprint} | describe(adapter.denoiser)
     write_bytes(path / STATE, json.dumps(state, indent=1).encode())

@@ -76,7 +76,7 @@ def load(source: str | Path = "testbed", *, device: str | torch.device = "cpu", 
     try:
         if not path.exists():  # its family, before gigabytes are fetched
             _check_family(DiffusionPipeline.load_config(str(source))["_class_name"], storage)
-        with _quiet() if path.exists() else nullcontext():
+        with quiet() if path.exists() else nullcontext():
             if "linear" in state:
                 part = "unet" if "unet" in index else "transformer"
                 parts[part] = rebuild(path, part, dtype)
@@ -117,7 +117,7 @@ def _shrunk_on_the_hub(source: str | Path) -> Path | None:
 
 
 @contextmanager
-def _quiet():
+def quiet():
     """Neither progress bars nor notes to developers for a pipeline that is already on this machine."""
     from diffusers.utils import logging as diffusers
     from transformers.utils import logging as transformers
