@@ -270,4 +270,4 @@ def test_scores_are_saved_and_no_mask_passes_for_one(flux, tmp_path):
     with pytest.raises(TypeError, match="cut it first"), masked(flux, score):
         pass
     assert repr(mask).startswith(f"Mask({len(mask.values)} sites") and "0.300 off" in repr(mask)
-    assert len(repr(score)) < 100
+    assert len(repr(score)) < 100 and repr(Mask({})) == "Mask(0 sites, 0 units, for '')"

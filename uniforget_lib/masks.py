@@ -44,7 +44,8 @@ class Mask:
 
     def __repr__(self) -> str:
         units = sum(v.numel() for v in self.values.values())
-        return f"Mask({len(self.values)} sites, {units} units, {self.sparsity():.3f} off, for {self.fingerprint!r})"
+        off = f"{self.sparsity():.3f} off, " if units else ""
+        return f"Mask({len(self.values)} sites, {units} units, {off}for {self.fingerprint!r})"
 
     @classmethod
     def ones(cls, sites: list[Site], fingerprint: str = "") -> Mask:

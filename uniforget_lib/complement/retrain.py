@@ -69,10 +69,10 @@ def retrain(
 
     options = {"steps": steps, "lr": lr, "seed": seed, "desc": "retraining"}
     blocks = recomputed(student) if checkpoint else nullcontext()
-    with (
-        blocks,
-        nullcontext() if mask is None else masked(student, mask),
-    ):  # on the wrappers: a LoRA sees what its Linear sees
+    pruned = (
+        nullcontext() if mask is None else masked(student, mask)
+    )  # on the wrappers: a LoRA sees what its Linear sees
+    with blocks, pruned:
         if parts is None:
             return train(student, loss, which="all", **options)
         for _ in descend(parts, loss, **options):

@@ -106,7 +106,7 @@ def retrained(lab: Lab) -> Iterator:
     """The pruned model after a brief training on neutral pictures; the unpruned one is trained alike.
 
     ``found again``: copies of planted test items after an adversarial search for each picture (`stress.dori`);
-    ``control``: of controls, which the model never saw. Both are missing where the attack was not run.
+    ``control found``: of controls, which the model never saw. Both are missing where the attack was not run.
     """
 
     def compute(name: str, steps: int, data: str = "real", rank: int | None = None, attack: bool = False) -> dict:
