@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from uniforget_lib import Mask, Report, UniForget, evaluate, experiments, locate
-from uniforget_lib.experiments import Lab, causes, locators, recipe
+from uniforget_lib.experiments import Lab, causes, locators, pruning, recipe
 from uniforget_lib.testbed import CALIBRATION, FAMILIES
 
 
@@ -20,7 +20,9 @@ def lab():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", experiments.EXPERIMENTS)
-def test_every_experiment_gives_rows_with_intervals(lab, name, tmp_path):
+def test_every_experiment_gives_rows_with_intervals(lab, name, tmp_path, monkeypatch):
+    monkeypatch.setitem(pruning.EFFORTS, "flux", (0, 1))  # a retraining of one step, and an attack of one
+    monkeypatch.setitem(pruning.ATTACK, "efforts", (0, 1))
     keys = [tuple(key.items()) for key, _ in experiments.EXPERIMENTS[name](lab)]
     assert len(set(keys)) == len(keys) > 1
     report = experiments.run(name, lab, tmp_path, limit=2)
