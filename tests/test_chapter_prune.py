@@ -46,6 +46,7 @@ def test_sparsity_against_forgetting():
     assert at(mask["copied"], 0.33, 0.12, 0.55) and at(mask["correct"], 0.80, 0.70, 0.88)
     assert at(mask["paper_correct"], 0.97) and round(mask["weights"], 2) == 0.57 and round(mask["flops"], 2) == 0.67
     assert at(found["uniforget", 0.75]["copied"], 0.12) and at(found["uniforget", 0.75]["correct"], 0.45)
+    assert at(found["random", 0.2]["copied"], 0.50, 0.30, 0.70)
     assert at(found["random", 0.2]["correct"], 0.05) and at(found["magnitude", 0.2]["correct"], 0.02)
     budget = rows("budget", "times", "ratio")[4, 0.6]
     assert at(budget["paper_correct"], 0.53) and at(budget["correct"], 0.88) and at(budget["copied"], 0.30)
@@ -117,7 +118,7 @@ def test_an_attack_finds_what_captions_do_not():
     assert at(back["uniforget", 1600][0], 0.35, 0.15, 0.55) and at(back["uniforget", 1600][1], 0.20, 0.05, 0.40)
     assert at(back["magnitude", 1600][0], 0.25, 0.05, 0.45) and at(back["magnitude", 1600][1], 0.20)
     assert at(back["random", 1600][0], 0.25) and at(back["random", 1600][1], 0.25)
-    for name in ("random", "magnitude"):  # "one that draws badly cannot draw a copy of anything"
+    for name in ("random", "magnitude"):  # "draws no copy of anything either"
         assert at(back[name, 0][0], 0) and at(back[name, 0][1], 0)
 
 

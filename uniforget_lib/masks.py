@@ -30,6 +30,16 @@ def hard_concrete(
     return (s * (zeta - gamma) + gamma).clamp(0, 1)
 
 
+def _load(what: str, path: str | Path, fingerprint: str | None) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Values and metadata of a file. Raises ValueError where it is for another model than ``fingerprint`` (None: any)."""
+    values, metadata = load_tensors(path)
+    found = metadata.get("fingerprint", "")
+    if fingerprint is not None and found != fingerprint:
+        raise ValueError(f"{path} is a {what} for model {found or 'unknown'!r}, not for {fingerprint!r}; "
+                         "locate again on this model")  # fmt: skip
+    return values, metadata
+
+
 @dataclass
 class Mask:
     """Site name -> [units] in [0, 1]; 1 keeps a unit, 0 removes it. ``fingerprint`` names the model it is for."""
@@ -93,14 +103,10 @@ class Mask:
     @classmethod
     def load(cls, path: str | Path, fingerprint: str | None = None) -> Mask:
         """Load; with ``fingerprint`` (an adapter's) given, raises ValueError for a mask of another model."""
-        values, metadata = load_tensors(path)
+        values, metadata = _load("mask", path, fingerprint)
         if "cost" in metadata:
             raise ValueError(f"{path} holds a score, not a mask: Score.load(...).mask(...)")
-        found = metadata.get("fingerprint", "")
-        if fingerprint is not None and found != fingerprint:
-            raise ValueError(f"{path} is a mask for model {found or 'unknown'!r}, not for {fingerprint!r}; "
-                             "locate again on this model")  # fmt: skip
-        return cls(values, found)
+        return cls(values, metadata.get("fingerprint", ""))
 
 
 @dataclass
@@ -126,15 +132,11 @@ class Score:
     @classmethod
     def load(cls, path: str | Path, fingerprint: str | None = None) -> Score:
         """Load; with ``fingerprint`` (an adapter's) given, raises ValueError for a score of another model."""
-        values, metadata = load_tensors(path)
+        values, metadata = _load("score", path, fingerprint)
         if "cost" not in metadata:
             raise ValueError(f"{path} was not written by Score.save (masks are read by Mask.load)")
-        found = metadata["fingerprint"]
-        if fingerprint is not None and found != fingerprint:
-            raise ValueError(f"{path} is a score for model {found or 'unknown'!r}, not for {fingerprint!r}; "
-                             "locate again on this model")  # fmt: skip
         values = {name: values[name] for name in metadata["sites"].split("\n")}
-        return cls(values, metadata["method"], found, float(metadata["cost"]))
+        return cls(values, metadata["method"], metadata["fingerprint"], float(metadata["cost"]))
 
     def mask(self, ratio: float | None = None, threshold: float | None = None, scope: str = "global") -> Mask:
         """Remove the highest scores: a share ``ratio`` in [0, 1] of all units (``scope="global"``) or of each site's

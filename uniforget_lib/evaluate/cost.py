@@ -98,7 +98,7 @@ def graph(adapter: ModelAdapter, kinds: Sequence[str] = ("ffn",)) -> int:
 
 
 class _Attention(torch.autograd.Function):
-    """The shapes and the bookkeeping of a fused attention; no numbers."""
+    """The shapes and the bookkeeping of a fused attention; no numbers, so no backward pass either."""
 
     @staticmethod
     def forward(ctx, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -107,12 +107,10 @@ class _Attention(torch.autograd.Function):
         ctx.save_for_backward(query, key, value, out, query.new_empty(query.shape[:-1], dtype=torch.float32))
         return out
 
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        raise NotImplementedError
-
 
 class _Fused(TorchFunctionMode):
+    """Every scaled dot product attention inside is an `_Attention`."""
+
     def __torch_function__(self, func, types, args=(), kwargs=None):
         named = dict(zip(("query", "key", "value"), args)) | (kwargs or {})
         if func is F.scaled_dot_product_attention:

@@ -78,6 +78,10 @@ class Lab:
         """Neutral prompts that masks are trained on."""
         return self.bed.neutral(self.train, "train", world)
 
+    def both(self) -> list[str]:
+        """As many as `prompts` gives, half of them of each world."""
+        return self.prompts()[::2] + self.prompts("paper")[::2]
+
     def having(self, kinds: Sequence[str]) -> tuple[str, ...]:
         """Those of ``kinds`` that this model has: a U-Net has no adaptive norms."""
         have = {site.kind for site in self.bed.adapter.sites(KINDS)}

@@ -31,15 +31,10 @@ RETRAIN = {"lr": 4e-4, "batch": 16, "seed": 5}
 ATTACK = {"efforts": (0, 50), "seeds": (100,)}  # the setting of Finding DoRI
 
 
-def both(lab: Lab) -> list[str]:
-    """Neutral prompts of both worlds, in turn."""
-    return lab.prompts()[::2] + lab.prompts("paper")[::2]
-
-
 def long(lab: Lab, level: str = "medium", **changes) -> Score:
     """UniForget's score on prompts of both worlds, trained `LONG`: the stored one where there is one of this model, these
     prompts and this configuration. Otherwise it is trained, and stored in ``lab.scores``."""
-    prompts, steps = both(lab), LONG * lab.config.mask_steps
+    prompts, steps = lab.both(), LONG * lab.config.mask_steps
     config = replace(lab.config, **{"beta": lab.beta(level), "mask_steps": steps, **changes})
     key = sha256(repr((lab.bed.adapter.fingerprint, config, prompts)).encode()).hexdigest()[:12]
     name = f"{lab.bed.family}-{level}-{key}.safetensors"

@@ -82,7 +82,7 @@ def prompts(lab: Lab) -> Iterator:
     sets = {f"{n} captions": everything[:n] for n in NUMBERS if n <= len(everything)}
     sets["single objects only"] = [c for c in everything if " left of " not in c and " above " not in c]
     sets["the other world"] = lab.prompts("paper")
-    sets["both worlds"] = everything[::2] + lab.prompts("paper")[::2]
+    sets["both worlds"] = lab.both()
     sets["random words"] = random_words(lab, len(everything))
     sets["random words, items' names left out"] = random_words(lab, len(everything), without=names(lab))
     sets["the empty prompt"] = [""] * len(everything)
