@@ -7,8 +7,10 @@ SHELL       := /bin/bash
 PYTHON  ?= $(shell command -v python3.11 || command -v python3)
 VENV    ?= .venv
 PROFILE ?= cpu
-# Extra options of pip and of pytest, e.g. make test PYTEST_ARGS="-k masks"
+# Extra options of pip and of pytest, e.g. make test PYTEST_ARGS="-k masks". Tests run in two processes of one thread;
+# `make test WORKERS=0` runs them in one of two.
 PIP_ARGS    ?=
+WORKERS     ?= 2
 PYTEST_ARGS ?=
 
 BIN   := $(VENV)/bin
@@ -69,7 +71,7 @@ book-only: $(STAMP)  ## Build the HTML again without executing (uses the last ex
 
 test: $(STAMP) browser book  ## Set up, build the book once and run every test
 	@echo "== test: pytest on tests/ (the browser tests read the book in _build/html)"
-	@UNIFORGET_REQUIRE_BOOK=1 $(BIN)/python -m pytest tests $(PYTEST_ARGS)
+	@UNIFORGET_REQUIRE_BOOK=1 $(if $(filter-out 0 1,$(WORKERS)),OMP_NUM_THREADS=1) $(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 	@if [ -d _build/screenshots ]; then echo "== screenshots of the book: $(abspath _build/screenshots)"; fi
 	@echo "== all tests passed; the book: $(abspath _build/html/index.html)"
 

@@ -1,5 +1,7 @@
 """Tiny, randomly initialised pipelines of the real classes: built here, nothing is downloaded."""
 
+import os
+
 import pytest
 import torch
 from diffusers import (
@@ -25,8 +27,9 @@ from uniforget_lib.testbed.vae import CHANNELS, build
 
 
 @pytest.fixture(scope="session", autouse=True)
-def two_threads():
-    torch.set_num_threads(2)
+def threads():
+    """Two, or one for each of several workers of pytest-xdist: more would wait for each other."""
+    torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
 def tiny_flux(seed: int = 0, dtype: torch.dtype = torch.float32) -> FluxAdapter:

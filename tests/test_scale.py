@@ -195,11 +195,12 @@ def processes(n: int, folder: Path, *arguments) -> list[dict]:
 @pytest.mark.slow
 def test_several_processes_train_the_mask_of_one(flux, tmp_path):
     folder, state = saved(flux, tmp_path), tmp_path / "state.safetensors"
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in the processes: products of matrices are split alike
     try:
         want = locate.uniforget(load(folder), PROMPTS, QUICK)
     finally:
-        torch.set_num_threads(2)
+        torch.set_num_threads(threads)
     loss = torch.tensor([[row["loss"], row["off"]] for row in want.history])
     # 0: each of two takes its half, unasked; of three, one has no part
     for n, micro, stops in ((2, 2, "1,2,4"), (2, 0, "4"), (3, 2, "4")):

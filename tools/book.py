@@ -1,6 +1,7 @@
 """Execute the notebooks and build the book; called by the Makefile.
 
-* ``execute``: runs copies of ``notebooks/`` with nbmake and keeps them, outputs included, in ``_build/executed``.
+* ``execute``: runs copies of ``notebooks/`` with nbmake, two at a time where there are two cores and no GPU is used, and
+  keeps them, outputs included, in ``_build/executed``.
   Skipped when neither a notebook, nor the library, nor a pinned version has changed since the last run that passed.
 * ``build``: stages ``_config.yml``, ``_toc.yml``, ``book/`` and the executed notebooks in ``_build/src`` (the same
   layout as the repository, so that the "open in Colab" links are right) and builds the HTML with warnings as errors.
@@ -51,6 +52,9 @@ def execute() -> None:
     out = EXECUTED / "out"
     out.mkdir(parents=True)
     profile = os.environ.setdefault("UNIFORGET_PROFILE", "cpu")
+    cores = os.cpu_count() or 1
+    workers = min(2, cores) if profile == "cpu" else 1  # side by side on a GPU they would share its memory
+    threads = min(2, cores // workers)
     names = ", ".join(path.stem for path in notebooks())
     print(f"== notebooks: executing {names} on the {profile} profile", flush=True)
     started = time.monotonic()
@@ -58,9 +62,9 @@ def execute() -> None:
         copies = [shutil.copy(path, folder) for path in notebooks()]
         command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", folder, "--nbmake"]
         command += [f"--nbmake-timeout={TIMEOUT}", "--nbmake-kernel=python3", "--overwrite", "-p", "no:cacheprovider"]
-        command += ["-q", "--durations=0", "--durations-min=0", *copies]
+        command += ["-q", "--durations=0", "--durations-min=0", "-n", str(workers), "--dist", "worksteal", *copies]
         subprocess_or_exit(command, "a notebook failed: its cell and error are above", UNIFORGET_OUT=str(out),
-                           UNIFORGET_BOOK_BUILD="1")  # fmt: skip
+                           UNIFORGET_BOOK_BUILD="1", OMP_NUM_THREADS=str(threads))  # fmt: skip
         shutil.copytree(folder, EXECUTED / "notebooks", ignore=shutil.ignore_patterns("__pycache__", ".*"))
     stamp.write_text(key)
     print(f"== notebooks: executed in {time.monotonic() - started:.0f} s, now in {EXECUTED / 'notebooks'}")

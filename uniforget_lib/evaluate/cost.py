@@ -61,6 +61,22 @@ def flops(adapter: ModelAdapter, kinds: Sequence[str] = ()) -> int:
     return round(total)
 
 
+def evaluations(adapter: ModelAdapter, run: Callable[[], object]) -> int:
+    """Rows that the denoiser sees while ``run()`` runs: a prompt under guidance is two a step."""
+    rows = 0
+
+    def count(module, args, kwargs) -> None:
+        nonlocal rows
+        rows += len(args[0] if args else kwargs["hidden_states"])
+
+    handle = adapter.denoiser.register_forward_pre_hook(count, with_kwargs=True)
+    try:
+        run()
+    finally:
+        handle.remove()
+    return rows
+
+
 def _shares(adapter: ModelAdapter, kinds: Sequence[str]) -> dict[str, tuple[float, float]]:
     """Linear -> the shares of its rows and of its columns that go when every unit of ``kinds`` goes."""
     if "value" in kinds:

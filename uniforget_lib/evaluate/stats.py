@@ -62,6 +62,27 @@ def bootstrap_ratio(
     return Estimate(float(over.mean() / under.mean()), *(float(q) for q in np.quantile(draws, [0.025, 0.975])))
 
 
+def difference(a: Estimate, b: Estimate) -> Estimate:
+    """``a`` less ``b``, of different prompts, with an interval made of their two (Newcombe, 1998): it has a width even where
+    both are 0 or 1."""
+    value = a.mean - b.mean
+    low = value - np.hypot(a.mean - a.low, b.high - b.mean)
+    return Estimate(value, float(low), float(value + np.hypot(a.high - a.mean, b.mean - b.low)))
+
+
+def paired(a: np.ndarray, b: np.ndarray, **options) -> Estimate:
+    """Mean of ``a`` less ``b``, two tables [prompts] or [rows, prompts] of verdicts on the same prompts; see `bootstrap`.
+
+    Where the two agree everywhere, resampling sees no variation; the interval is then as wide as the largest share of
+    prompts on which they may yet differ.
+    """
+    delta = _table(a, "paired") - _table(b, "paired")
+    if delta.any():
+        return bootstrap(delta, share=False, **options)
+    bound = bootstrap(delta).high
+    return Estimate(0.0, -bound, bound)
+
+
 def corrected(said: np.ndarray, on_yes: np.ndarray, on_no: np.ndarray, *, n: int = 2000, seed: int = 0) -> Estimate:
     """A rate that an imperfect judge measured, corrected for its errors (Rogan and Gladen, 1978), with a 95 % interval that
     carries both the sample's and the judge's uncertainty. (Where all verdicts are alike, from Jeffreys' posterior.)

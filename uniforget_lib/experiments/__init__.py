@@ -12,7 +12,7 @@ from pathlib import Path
 from time import perf_counter
 
 from ..report import Report, library_hash, provenance
-from . import causes, locators, pruning, recipe
+from . import attacks, causes, locators, mitigations, pruning, recipe, unlearning
 from .lab import Lab
 
 EXPERIMENTS: dict[str, Callable[[Lab], Iterable]] = {
@@ -33,6 +33,13 @@ EXPERIMENTS: dict[str, Callable[[Lab], Iterable]] = {
     "latents": causes.latents,
     "pruned": pruning.pruned,
     "retrained": pruning.retrained,
+    "settings": unlearning.settings,
+    "design": unlearning.design,
+    "growth": unlearning.growth,
+    "mitigated": mitigations.mitigated,
+    "stressed": attacks.stressed,
+    "curves": attacks.curves,
+    "removal": attacks.removal,
 }
 RESULTS = Path(__file__).parent / "results"
 

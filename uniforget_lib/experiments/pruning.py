@@ -13,6 +13,7 @@ import torch
 
 from ..complement import retrain
 from ..evaluate import bootstrap, flops, weights
+from ..locate import uniforget
 from ..masks import Mask, Score
 from ..models import ModelAdapter
 from ..prune import shrink
@@ -31,20 +32,26 @@ RETRAIN = {"lr": 4e-4, "batch": 16, "seed": 5}
 ATTACK = {"efforts": (0, 50), "seeds": (100,)}  # the setting of Finding DoRI
 
 
-def long(lab: Lab, level: str = "medium", **changes) -> Score:
+def long(lab: Lab, level: str = "medium", *, model: ModelAdapter | None = None, name: str = "", **changes) -> Score:
     """UniForget's score on prompts of both worlds, trained `LONG`: the stored one where there is one of this model, these
-    prompts and this configuration. Otherwise it is trained, and stored in ``lab.scores``."""
+    prompts and this configuration. Otherwise it is trained, and stored in ``lab.scores``.
+
+    ``model``: one made from the testbed's, which shares its fingerprint; so it needs a ``name``.
+    """
+    if (model is None) == bool(name):
+        raise ValueError(f"name={name!r}: a model of its own needs a name, and only such a one")
     prompts, steps = lab.both(), LONG * lab.config.mask_steps
     config = replace(lab.config, **{"beta": lab.beta(level), "mask_steps": steps, **changes})
-    key = sha256(repr((lab.bed.adapter.fingerprint, config, prompts)).encode()).hexdigest()[:12]
-    name = f"{lab.bed.family}-{level}-{key}.safetensors"
+    identity = (lab.bed.adapter.fingerprint, config, prompts) + ((name,) if name else ())
+    key = sha256(repr(identity).encode()).hexdigest()[:12]
+    file = "-".join(filter(None, (lab.bed.family, level, name, key))) + ".safetensors"
     for folder in (SCORES, lab.scores):
-        if folder is not None and (folder / name).is_file():
-            return lab.once(name, lambda folder=folder: Score.load(folder / name, lab.bed.adapter.fingerprint))
-    found = lab.score(prompts, level, mask_steps=steps, **changes)
+        if folder is not None and (folder / file).is_file():
+            return lab.once(file, lambda folder=folder: Score.load(folder / file, lab.bed.adapter.fingerprint))
+    found = lab.once(file, lambda: uniforget(model or lab.bed.adapter, prompts, config))
     if lab.scores is not None:
         meta = provenance(seed=config.seed, device=lab.bed.adapter.device)
-        found.save(lab.scores / name, config=repr(config), provenance=json.dumps(meta))
+        found.save(lab.scores / file, config=repr(config), provenance=json.dumps(meta))
     return found
 
 

@@ -1,4 +1,4 @@
-"""What attacks share: their result, and the loss that a picture has under a prompt."""
+"""What attacks share: their result, and checks of what they are given."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from ..models._pictures import check_pictures
-from ..models.base import Cond, ModelAdapter
+from ..models.base import ModelAdapter
 
 
 @dataclass
@@ -44,14 +43,6 @@ def check_loss(value: float, attack: str, step: int, lr: float) -> float:
     if not math.isfinite(value):
         raise FloatingPointError(f"{attack}: the loss of step {step + 1} is {value}; lower lr={lr}")
     return value
-
-
-def picture_loss(adapter: ModelAdapter, x0: Tensor, cond: Cond, generator: torch.Generator) -> Tensor:
-    """Denoising loss of clean latents at one random noise level, the same for all: mean squared error of the slope, [n]."""
-    sigma = adapter.level(float(torch.rand((), generator=generator) * 0.99 + 0.01))
-    noise = torch.randn(x0.shape, generator=generator).to(x0)
-    x = adapter.noised(x0, noise, sigma)
-    return (adapter.conditional(x, sigma, cond) - (x - x0) / sigma).float().pow(2).flatten(1).mean(1)
 
 
 def check_efforts(efforts: Sequence[int]) -> list[int]:

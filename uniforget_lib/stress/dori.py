@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 
 import torch
 from torch import Tensor
 
-from ..models.base import Cond, ModelAdapter
+from ..complement._search import search
+from ..models.base import ModelAdapter
 from ..progress import progress
-from ._recovery import Recovery, check_efforts, check_loss, check_targets, picture_loss
+from ._recovery import Recovery, check_efforts, check_targets
 
 
 def dori(
@@ -41,28 +41,12 @@ def dori(
     """
     prompts, efforts = check_targets(adapter, images, prompts, lr=lr, batch=batch), check_efforts(efforts)
     x0, start = adapter.latents_of(images), adapter.encode(prompts)
-    given = {f.name: getattr(start, f.name) for f in fields(start)}
-    parts = {name: v.detach().float().clone().requires_grad_() for name, v in given.items() if v is not None}
-    optimizer, found = torch.optim.Adam(parts.values(), lr=lr), Recovery()
-
-    def embedding() -> Cond:
-        return Cond(**{name: part.to(adapter.dtype) for name, part in parts.items()})
-
+    way, cond, found = search(adapter, x0, start, lr=lr, batch=batch, seed=seed, desc="DoRI"), start, Recovery()
     for step in progress(range(efforts[-1] + 1), desc="DoRI"):
+        if step:
+            cond, loss = next(way)
+            found.losses.append(loss)
         if step in efforts:
-            with torch.no_grad():
-                cond = embedding()
             found.efforts.append(step)
             found.images.append(torch.stack([adapter.images(cond, steps=sampling_steps, seed=s) for s in seeds]))
-        if step == efforts[-1]:
-            break
-        optimizer.zero_grad()
-        total, generator = 0.0, torch.Generator().manual_seed(seed * 1_000_003 + step)
-        for _ in range(batch):
-            with torch.enable_grad():
-                loss = picture_loss(adapter, x0, embedding(), generator).sum() / batch  # targets do not touch
-                loss.backward()
-            total += float(loss.detach()) / len(x0)
-        found.losses.append(check_loss(total, "DoRI", step, lr))
-        optimizer.step()
     return found

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from ..complement._lora import add, descend, need_peft
+from ..complement._search import picture_loss
 from ..models.base import Cond, ModelAdapter
 from ..sampler import Predict, rollout
-from ._recovery import Recovery, check_efforts, check_targets, picture_loss
+from ._recovery import Recovery, check_efforts, check_targets
 
 
 def memora(

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..complement._search import picture_loss
 from ..models.base import ModelAdapter
 from ..progress import progress
-from ._recovery import Recovery, check_efforts, check_loss, check_targets, picture_loss
+from ._recovery import Recovery, check_efforts, check_loss, check_targets
 
 
 def relearn(

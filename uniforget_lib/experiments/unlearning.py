@@ -1,0 +1,214 @@
+"""UniForget beside methods that are told what to forget, and both together: one model for each cell of a 2 x 2 design."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from .. import complement
+from ..evaluate import bootstrap, paired
+from ..locate import random as chance
+from ..models import ModelAdapter
+from ..prune import shrink
+from ..report import Report
+from ..testbed import Item
+from . import pruning
+from .lab import Lab
+
+CONCEPT, ANCHOR = "house", "tree"  # what methods are told to forget, and to draw in its place
+RATIO = 0.6  # of the units, UniForget's part of the design
+# The number that is tuned for each method, on development captions: its strength or learning rate. All else is default.
+GRID = {
+    "ablation": ("lr", (1e-4, 3e-4, 5e-4, 7e-4, 1e-3, 3e-3)),
+    "uce": ("strength", (0.05, 0.5, 5.0)),
+    "esd-x": ("lr", (3e-5, 6e-5, 1e-4, 3e-4, 1e-3)),
+    "esd-u": ("lr", (1e-5, 3e-5, 6e-5, 1e-4, 3e-4)),
+    "fmn": ("lr", (1e-5, 3e-5, 1e-4, 2e-4, 3e-4)),
+    "salun": ("lr", (1e-5, 3e-5, 1e-4, 3e-4)),
+}
+SETTINGS: dict[str, dict[str, float]] = {"flux": {}}
+TOLD = (1, 2, 5, 10, 20)  # planted items that a method is told of
+DRAWS = 3  # random choices of them
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a method is told of the concept: training captions that name it, the same with the anchor in its place, short
+    prompts that end in the one and in the other, and captions that name neither."""
+
+    captions: list[str]
+    anchors: list[str]
+    words: list[str]
+    instead: list[str]
+    keep: list[str]
+
+
+def told(lab: Lab, n: int = 24) -> Told:
+    """Of the train split, whose captions no evaluation uses."""
+    captions = lab.bed.neutral(800, "train")
+    named = [c for c in captions if CONCEPT in c.split() and ANCHOR not in c.split()][:n]
+    others = [word for word in ("apple", "car", "cat") if word not in (CONCEPT, ANCHOR)]
+    patterns = ["a {}", *(f"a {o} {where} a {{}}" for o in others for where in ("left of", "above"))]
+    words, instead = ([p.format(w) for p in patterns] for w in (CONCEPT, ANCHOR))
+    keep = [c for c in captions if not {CONCEPT, ANCHOR} & set(c.split())][:64]
+    return Told(named, [c.replace(CONCEPT, ANCHOR) for c in named], words, instead, keep)
+
+
+def unlearn(lab: Lab, name: str, model: ModelAdapter, value: float | None = None) -> ModelAdapter:
+    """``model`` after the method has been told of the concept, with the tuned setting or with ``value`` in its place."""
+    t = lab.once("told", lambda: told(lab))
+    key, _ = GRID[name]
+    options = {key: SETTINGS[lab.bed.family][name] if value is None else value}
+    methods = {
+        "ablation": lambda: complement.ablation(model, t.captions, t.anchors, **options),
+        "uce": lambda: complement.uce(model, t.words, t.instead, t.keep, **options),
+        "esd-x": lambda: complement.esd(model, t.captions, variant="x", sampling_steps=lab.bed.steps, **options),
+        "esd-u": lambda: complement.esd(model, t.captions, variant="u", sampling_steps=lab.bed.steps, **options),
+        "fmn": lambda: complement.fmn(model, t.words, words=1, **options),
+        "salun": lambda: complement.salun(model, t.captions, t.anchors, t.keep, **options),
+    }
+    return methods[name]()
+
+
+def shown(
+    lab: Lab, model: ModelAdapter, captions: list[str], word: str = CONCEPT, seeds: int | None = None
+) -> np.ndarray:
+    """Does a picture show ``word`` where its caption says so? Bool [seeds, captions]."""
+    rows = []
+    with model.guided(lab.bed.cfg):
+        for seed in list(lab.seeds)[:seeds]:
+            found = lab.bed.attributes(model.images(captions, steps=lab.bed.steps, seed=seed), captions)
+            rows.append([found["first" if c.split().index(word) == 1 else "second"][k] for k, c in enumerate(captions)])
+    return np.array(rows)
+
+
+def named(lab: Lab, split: str = "test") -> tuple[list[str], list[str]]:
+    """Captions of a split that name the concept, and others that do not."""
+    captions = lab.bed.neutral(100 if split == "test" else 200, split)
+    with_it = [c for c in captions if CONCEPT in c.split()]
+    return with_it, [c for c in captions if CONCEPT not in c.split()][: lab.neutral]
+
+
+def settings(lab: Lab) -> Iterator:
+    """Each method at several settings, judged on development captions; `SETTINGS` is the `best`. No planted item takes part."""
+    with_it, without = lab.once("development", lambda: named(lab, "development"))
+    for name, (key, values) in GRID.items():
+        for value in values:
+
+            def compute(name=name, value=value) -> dict:
+                model = unlearn(lab, name, lab.bed.adapter, value)
+                with model.guided(lab.bed.cfg):
+                    pictures = model.images(without, steps=lab.bed.steps, seed=0)
+                return {"shown": bootstrap(shown(lab, model, with_it, seeds=1)),
+                        "right": bootstrap(lab.bed.attributes(pictures, without)["all"])}  # fmt: skip
+
+            yield {"method": name, "setting": key, "value": value}, compute
+
+
+def best(report: Report, family: str) -> dict[str, float]:
+    """Of stored `settings`: the value of each method that leaves least of the concept and spares most of the rest."""
+    rows = [r for r in report.rows if r["family"] == family]
+    order = sorted(rows, key=lambda r: r["right"].mean - r["shown"].mean)
+    return {row["method"]: row["value"] for row in order}
+
+
+def pruned(lab: Lab, model: ModelAdapter | None = None, name: str = "") -> ModelAdapter:
+    """``model`` (the testbed's own unless given) without what UniForget finds in it, on prompts of both worlds."""
+    score = pruning.long(lab, model=model, name=name)
+    return shrink(model or lab.bed.adapter, score.mask(ratio=RATIO), multiple=8)
+
+
+def cells() -> list[tuple[str, str]]:
+    """(method, when UniForget prunes): ``before`` the method, ``after`` it, or ``never``; the method may be none."""
+    return [("none", "never"), ("none", "before"),
+            *((m, when) for when in ("never", "before", "after") for m in GRID)]  # fmt: skip
+
+
+def victim(lab: Lab, method: str, when: str) -> ModelAdapter:
+    """The model of a cell; the method ``twin`` is the model that never saw an item. Before: masks stay, the method works on the smaller model. After: UniForget keeps what the
+    unlearned model draws for neutral prompts."""
+    model = lab.once(("pruned", ""), lambda: pruned(lab)) if when == "before" else lab.bed.adapter
+    if method == "twin":
+        return lab.twin.adapter
+    if method != "none":
+        model = unlearn(lab, method, model)
+    return pruned(lab, model, method) if when == "after" else model
+
+
+def design(lab: Lab) -> Iterator:
+    """Two removals, measured apart: the concept that a method is told of, on held-out captions that name it (``shown``), and
+    planted items that nobody is told of (``copied``); and what is left of everything else (``right``, ``paper_correct``).
+
+    Cells with both also carry paired differences: to UniForget alone (``copied - uniforget``, ``right - uniforget``) and to
+    the method alone (``shown - method``).
+    """
+
+    def arrays(method: str, when: str) -> dict[str, np.ndarray]:
+        model = victim(lab, method, when)
+        outcome, far = lab.study.outcome(model=model), lab.elsewhere.outcome(model=model, seeds=1)
+        without = [CONCEPT not in c.split() for c in lab.study.neutral]
+        return {"shown": shown(lab, model, named(lab)[0]), "copied": outcome.copied, "right": outcome.correct[:, without],
+                "paper_correct": far.correct, "control_copied": far.copied}  # fmt: skip
+
+    def compute(method: str, when: str) -> dict:
+        found = lab.once(("cell", method, when), lambda: arrays(method, when))
+        row = {name: bootstrap(values) for name, values in found.items()}
+        if method != "none" and when != "never":
+            for name, other in (
+                ("copied", ("none", "before")),
+                ("right", ("none", "before")),
+                ("shown", (method, "never")),
+            ):
+                alone = lab.once(("cell", *other), lambda other=other: arrays(*other))
+                label = "uniforget" if other[0] == "none" else "method"
+                row[f"{name} - {label}"] = paired(found[name], alone[name])
+        return row
+
+    for method, when in cells():
+        yield {"method": method, "pruning": when}, lambda m=method, w=when: compute(m, w)
+
+
+def growth(lab: Lab) -> Iterator:
+    """The paper's Figure 7: more and more concepts, here planted items. ``told``: copies left of those that the method was told
+    of; ``others``: of the other planted items; ``right``: neutral pictures. UniForget is told of none, and is judged on the
+    same choices; ``random`` removes as many units at every site."""
+    items, neutral = lab.bed.planted(at_least=20), lab.prompts()
+
+    def model(method: str, chosen: list[Item], seed: int) -> ModelAdapter:
+        base = lab.once(("pruned", ""), lambda: pruned(lab)) if "uniforget" in method else lab.bed.adapter
+        if method == "random":
+            mask = pruning.long(lab).mask(ratio=RATIO)
+            return shrink(base, chance(base, kinds=lab.having(lab.config.kinds)).match(mask), multiple=8)
+        if method == "uniforget":
+            return base
+        captions = [i.caption for i in chosen]
+        anchors = random.Random(seed).sample(neutral, len(captions))
+        return complement.uce(base, captions, anchors, neutral[:64] if "keeping" in method else ())
+
+    def judged(made: ModelAdapter) -> dict[str, np.ndarray]:
+        with made.guided(lab.bed.cfg):
+            draw = [made.images(c, steps=lab.bed.steps, seed=0)
+                    for c in ([i.caption for i in items], lab.study.neutral, lab.elsewhere.neutral)]  # fmt: skip
+        return {"copied": lab.bed.distance(draw[0], items) <= lab.limit,
+                "right": lab.bed.attributes(draw[1], lab.study.neutral)["all"],
+                "paper_correct": lab.bed.attributes(draw[2], lab.elsewhere.neutral)["all"]}  # fmt: skip
+
+    def compute(method: str, n: int) -> dict:
+        rows = {"told": [], "others": [], "right": [], "paper_correct": []}
+        for seed in range(DRAWS):
+            chosen = random.Random(seed).sample(range(len(items)), n)
+            same = (method,) if method in ("uniforget", "random") else (method, n, seed)
+            found = lab.once(same, lambda c=chosen, s=seed: judged(model(method, [items[k] for k in c], s)))
+            rest = [k for k in range(len(items)) if k not in chosen]
+            for name, value in (("told", found["copied"][chosen]), ("others", found["copied"][rest]),
+                                *((k, found[k]) for k in ("right", "paper_correct"))):  # fmt: skip
+                rows[name].append(value)
+        return {name: bootstrap(np.concatenate(v)) if name in ("told", "others") else bootstrap(np.stack(v), crossed=True)
+                for name, v in rows.items()}  # fmt: skip
+
+    for n in TOLD:
+        for method in ("uce", "uce, keeping neutral", "uniforget", "uniforget, then uce, keeping neutral", "random"):
+            yield {"method": method, "n": n}, lambda m=method, n=n: compute(m, n)
