@@ -8,7 +8,7 @@ from test_chapter_locate import at, rows
 from test_chapter_testbed import report
 
 from uniforget_lib import Mask
-from uniforget_lib.experiments import Lab, locators, pruning
+from uniforget_lib.experiments import locators, pruning
 
 BENCH = Path(__file__).parent / "benchmarks" / "two-cores.bench.json"
 
@@ -62,7 +62,7 @@ def test_stored_scores_are_those_that_are_asked_for(family, monkeypatch):
     from test_experiments import shipped
 
     lab, table = shipped(family), rows("pruned", "method", "ratio", family=family)
-    monkeypatch.setattr(Lab, "score", None)  # no training
+    monkeypatch.setattr(pruning, "uniforget", None)  # no training
     for level in pruning.LEVELS:
         mask = pruning.long(lab, level).mask(threshold=0)
         assert isinstance(mask, Mask) and mask.fingerprint == lab.bed.adapter.fingerprint

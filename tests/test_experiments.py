@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from uniforget_lib import Mask, Report, UniForget, evaluate, experiments, locate
-from uniforget_lib.experiments import Lab, causes, locators, pruning, recipe
+from uniforget_lib.experiments import Lab, attacks, causes, locators, pruning, recipe, unlearning
 from uniforget_lib.testbed import CALIBRATION, FAMILIES
 
 
@@ -23,6 +23,10 @@ def lab():
 def test_every_experiment_gives_rows_with_intervals(lab, name, tmp_path, monkeypatch):
     monkeypatch.setitem(pruning.EFFORTS, "flux", (0, 1))  # a retraining of one step, and an attack of one
     monkeypatch.setitem(pruning.ATTACK, "efforts", (0, 1))
+    monkeypatch.setattr(unlearning, "GRID", {"uce": ("strength", (0.5, 5.0))})  # the one that takes no time
+    monkeypatch.setattr(attacks, "EFFORTS", {"paraphrase": 1, "dori": (0, 1), "relearn": (0, 1), "memora": (0, 1)})
+    monkeypatch.setattr(attacks, "SEARCH", (0, 1))
+    monkeypatch.setattr(attacks, "RETRAINED", 1)
     keys = [tuple(key.items()) for key, _ in experiments.EXPERIMENTS[name](lab)]
     assert len(set(keys)) == len(keys) > 1
     report = experiments.run(name, lab, tmp_path, limit=2)

@@ -162,6 +162,22 @@ def curves(
     return fig.update_layout(xaxis_title=xlabel, yaxis_title=ylabel, **_titled(title))
 
 
+def plane(
+    groups: dict[str, list[tuple[str, Estimate, Estimate]]], xlabel: str, ylabel: str, title: str = ""
+) -> go.Figure:
+    """Points with error bars both ways: group -> [(name, x, y)]; the names are written beside them."""
+    fig = go.Figure()
+    for k, (group, points) in enumerate(groups.items()):
+        bars = [{"array": [e.high - e.mean for e in axis], "arrayminus": [e.mean - e.low for e in axis], "thickness": 1}
+                for axis in ([x for _, x, _ in points], [y for _, _, y in points])]  # fmt: skip
+        mark = {"size": 11, "color": CYCLE[k % len(CYCLE)], "symbol": ("circle", "square", "diamond", "cross")[k % 4]}
+        fig.add_trace(go.Scatter(x=[x.mean for _, x, _ in points], y=[y.mean for _, _, y in points], name=group,
+                                 text=[name for name, _, _ in points], mode="markers+text", textposition="top right",
+                                 error_x=bars[0], error_y=bars[1], marker=mark))  # fmt: skip
+    fig.update_layout(xaxis_title=xlabel, yaxis_title=ylabel, **_titled(title))
+    return fig.update_layout(legend={"orientation": "h", "y": -0.25, "yanchor": "top"}, height=560)
+
+
 def overlay(images: Tensor, maps: Tensor) -> Tensor:
     """Maps [n, h, w], each scaled to its own maximum, as a red veil over images [n, 3, H, W]: [n, 3, H, W]."""
     maps = maps.float() / maps.flatten(1).amax(1).clamp(min=1e-12)[:, None, None]

@@ -24,6 +24,7 @@ METHODS = ("none", "twin", "uce", "ablation", "salun", "fmn", "esd-x", "esd-u")
 ONE_BY_ONE = ("none", "twin", "uce")  # methods that MemoRa attacks
 SEARCH, SEARCHED = (0, 10, 25, 50, 100), 10  # steps of the long search of `curves`, and its targets of each group
 RETRAINED = 400  # steps
+ADVERSARIAL = {"rounds": 10, "searched": 50, "steps": 40, "lr": pruning.RETRAIN["lr"]}  # as many weight steps
 
 
 def groups(lab: Lab, n: int, told: list[Item] | None = None) -> dict[str, tuple[torch.Tensor, list[str], Callable]]:
@@ -147,7 +148,7 @@ def removal(lab: Lab) -> Iterator:
             instead = strong.images([i.caption for i in items], steps=bed.steps, seed=40)
         images, captions = lab.once(("pictures", "real"), lambda: pruning.pictures(lab))
         return complement.adversarial(start, bed.targets(items), [i.caption for i in items], instead, images, captions,
-                                      rounds=10, searched=50, steps=40, lr=pruning.RETRAIN["lr"])  # fmt: skip
+                                      **ADVERSARIAL)  # fmt: skip
 
     def compute(arm: str) -> dict:
         model = make(arm)

@@ -15,6 +15,7 @@ from ..models import ModelAdapter
 from ..prune import shrink
 from ..report import Report
 from ..testbed import Item
+from ..testbed.world import COLOURS, OBJECTS
 from . import pruning
 from .lab import Lab
 
@@ -171,6 +172,15 @@ def design(lab: Lab) -> Iterator:
         yield {"method": method, "pruning": when}, lambda m=method, w=when: compute(m, w)
 
 
+def everything(lab: Lab) -> list[str]:
+    """What a method may be told to keep: neutral training captions of both worlds, and their beginnings up to each object and
+    colour, for `complement.uce` reads the last word of a prompt."""
+    captions = lab.both()
+    starts = [" ".join(words[: k + 1]) for words in map(str.split, captions) for k, word in enumerate(words)
+              if word in OBJECTS or word in COLOURS]  # fmt: skip
+    return list(dict.fromkeys(captions + starts))
+
+
 def growth(lab: Lab) -> Iterator:
     """The paper's Figure 7: more and more concepts, here planted items. ``told``: copies left of those that the method was told
     of; ``others``: of the other planted items; ``right``: neutral pictures. UniForget is told of none, and is judged on the
@@ -186,7 +196,7 @@ def growth(lab: Lab) -> Iterator:
             return base
         captions = [i.caption for i in chosen]
         anchors = random.Random(seed).sample(neutral, len(captions))
-        return complement.uce(base, captions, anchors, neutral[:64] if "keeping" in method else ())
+        return complement.uce(base, captions, anchors, everything(lab) if "keeping" in method else ())
 
     def judged(made: ModelAdapter) -> dict[str, np.ndarray]:
         with made.guided(lab.bed.cfg):
