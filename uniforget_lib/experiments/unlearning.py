@@ -30,7 +30,9 @@ GRID = {
     "fmn": ("lr", (1e-5, 3e-5, 1e-4, 2e-4, 3e-4)),
     "salun": ("lr", (1e-5, 3e-5, 1e-4, 3e-4)),
 }
-SETTINGS: dict[str, dict[str, float]] = {"flux": {"uce": 0.5}}
+SETTINGS: dict[str, dict[str, float]] = {
+    "flux": {"ablation": 7e-4, "uce": 0.5, "esd-x": 6e-5, "esd-u": 6e-5, "fmn": 2e-4, "salun": 1e-4}
+}
 TOLD = (1, 2, 5, 10, 20)  # planted items that a method is told of
 DRAWS = 3  # random choices of them
 
