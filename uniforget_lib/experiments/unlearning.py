@@ -40,13 +40,14 @@ DRAWS = 3  # random choices of them
 @dataclass(frozen=True)
 class Told:
     """What a method is told of the concept: training captions that name it, the same with the anchor in its place, short
-    prompts that end in the one and in the other, and captions that name neither."""
+    prompts that end in the one and in the other, captions that name neither, and `everything` that does not name it."""
 
     captions: list[str]
     anchors: list[str]
     words: list[str]
     instead: list[str]
     keep: list[str]
+    everything: list[str]
 
 
 def told(lab: Lab, n: int = 24) -> Told:
@@ -57,7 +58,8 @@ def told(lab: Lab, n: int = 24) -> Told:
     patterns = ["a {}", *(f"a {o} {where} a {{}}" for o in others for where in ("left of", "above"))]
     words, instead = ([p.format(w) for p in patterns] for w in (CONCEPT, ANCHOR))
     keep = [c for c in captions if not {CONCEPT, ANCHOR} & set(c.split())][:64]
-    return Told(named, [c.replace(CONCEPT, ANCHOR) for c in named], words, instead, keep)
+    rest = [p for p in everything(lab) if CONCEPT not in p.split()]
+    return Told(named, [c.replace(CONCEPT, ANCHOR) for c in named], words, instead, keep, rest)
 
 
 def unlearn(lab: Lab, name: str, model: ModelAdapter, value: float | None = None) -> ModelAdapter:
@@ -67,7 +69,7 @@ def unlearn(lab: Lab, name: str, model: ModelAdapter, value: float | None = None
     options = {key: SETTINGS[lab.bed.family][name] if value is None else value}
     methods = {
         "ablation": lambda: complement.ablation(model, t.captions, t.anchors, **options),
-        "uce": lambda: complement.uce(model, t.words, t.instead, t.keep, **options),
+        "uce": lambda: complement.uce(model, t.words, t.instead, t.everything, **options),
         "esd-x": lambda: complement.esd(model, t.captions, variant="x", sampling_steps=lab.bed.steps, **options),
         "esd-u": lambda: complement.esd(model, t.captions, variant="u", sampling_steps=lab.bed.steps, **options),
         "fmn": lambda: complement.fmn(model, t.words, words=1, **options),
