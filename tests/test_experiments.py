@@ -110,7 +110,7 @@ def test_stored_rows_are_found_again(family):
             assert found[name].mean == pytest.approx(row[name].mean, abs=0.03)
 
 
-@pytest.mark.parametrize("name", [p.stem for p in experiments.RESULTS.glob("*.json")])
+@pytest.mark.parametrize("name", sorted(p.stem for p in experiments.RESULTS.glob("*.json")))
 def test_stored_experiments_are_complete(name):
     report = experiments.stored(name)
     assert isinstance(report, Report) and {"seed", "device", "library", "versions"} <= report.meta.keys()

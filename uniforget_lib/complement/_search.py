@@ -48,4 +48,4 @@ def search(adapter: ModelAdapter, x0: Tensor, start: Cond, *, lr: float, batch: 
         if not math.isfinite(total):
             raise FloatingPointError(f"{desc}: the loss of step {step} is {total}; lower lr={lr}")
         optimizer.step()
-        yield embedding({name: part.detach() for name, part in parts.items()}), total
+        yield embedding({name: part.detach().clone() for name, part in parts.items()}), total

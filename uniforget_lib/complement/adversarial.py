@@ -44,13 +44,16 @@ def adversarial(
         images: what must not come back, prompts: its captions. instead: what is to be drawn in its place (the authors:
             pictures of a model whose memory is suppressed). keep, captions: other pictures, as they are to be drawn.
             Pictures are [n, 3, H, W] in [0, 1].
+        searched: steps of the search; 0 searches nothing, which is the control for what the search adds.
 
     Raises ValueError for pictures, prompts and numbers that do not fit and for half precision, FloatingPointError when
     search or training diverges, RuntimeError inside `masked`.
     """
     prompts, captions = check_pictures(adapter, images, prompts), check_pictures(adapter, keep, captions)
     check_pictures(adapter, instead, prompts)
-    positive(rounds=rounds, searched=searched, search_lr=search_lr, steps=steps, lr=lr, batch=batch)
+    positive(rounds=rounds, search_lr=search_lr, steps=steps, lr=lr, batch=batch)
+    if searched < 0:
+        raise ValueError(f"searched={searched}: needs 0 steps or more")
     full_precision(adapter)
     student = adapter.clone()
     with torch.no_grad():
@@ -58,7 +61,7 @@ def adversarial(
         target, asked, texts = adapter.latents_of(images), adapter.encode(prompts), adapter.encode(captions)
     for k in progress(range(rounds), desc="adversarial fine-tuning"):
         way = search(student, target, asked, lr=search_lr, batch=1, seed=seed * 1009 + k, desc="search")
-        found, _ = next(islice(way, searched - 1, None))
+        found = next(islice(way, searched - 1, None))[0] if searched else asked
 
         def loss(generator: torch.Generator, found: Cond = found) -> Tensor:
             total = torch.zeros((), device=student.device)

@@ -73,14 +73,14 @@ def difference(a: Estimate, b: Estimate) -> Estimate:
 def paired(a: np.ndarray, b: np.ndarray, **options) -> Estimate:
     """Mean of ``a`` less ``b``, two tables [prompts] or [rows, prompts] of verdicts on the same prompts; see `bootstrap`.
 
-    Where the two agree everywhere, resampling sees no variation; the interval is then as wide as the largest share of
-    prompts on which they may yet differ.
+    Where they differ alike everywhere (not at all, say), resampling sees no variation; the interval is then as wide as the
+    largest share of prompts on which they may yet do otherwise.
     """
     delta = _table(a, "paired") - _table(b, "paired")
-    if delta.any():
+    if delta.min() < delta.max():
         return bootstrap(delta, share=False, **options)
-    bound = bootstrap(delta).high
-    return Estimate(0.0, -bound, bound)
+    value, bound = float(delta.flat[0]), bootstrap(np.zeros(delta.shape)).high
+    return Estimate(value, max(-1.0, value - bound), min(1.0, value + bound))
 
 
 def corrected(said: np.ndarray, on_yes: np.ndarray, on_no: np.ndarray, *, n: int = 2000, seed: int = 0) -> Estimate:

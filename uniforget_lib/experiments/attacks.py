@@ -20,9 +20,9 @@ from .lab import Lab
 SEEDS = (100,)  # noises that pictures are drawn from, which no attack knows
 EFFORTS = {"paraphrase": 8, "dori": (0, 10, 25, 50), "relearn": (0, 10, 25, 50), "memora": (0, 10, 25)}
 TARGETS = {"paraphrase": 20, "relearn": 20, "dori": 12, "memora": 6}  # of each group; MemoRa takes one at a time
-# Methods that are attacked: those that leave at least half of the neutral development pictures right (`settings`). The
-# others, Forget-Me-Not and ESD-u, leave a wreck, which resists every attack.
-METHODS = ("none", "twin", "uce", "ablation", "salun", "esd-x")
+# Methods that are attacked: those that leave three quarters of the neutral development pictures right (`settings`). The
+# others leave half a wreck, which resists an attack as it resists its prompts.
+METHODS = ("none", "twin", "uce", "ablation", "salun")
 ONE_BY_ONE = ("none", "twin")  # methods whose cells MemoRa attacks
 SEARCH, SEARCHED = (0, 10, 25, 50, 100), 10  # steps of the long search of `curves`, and its targets of each group
 RETRAINED = 400  # steps
@@ -85,6 +85,7 @@ def stressed(lab: Lab) -> Iterator:
         last = max(found)
         return row | {"n": len(prompts), "excess": difference(row[f"planted {last}"], row[f"control {last}"])}
 
+    unlearning.tuned(lab)
     every = [*unlearning.cells(), ("twin", "never")]
     for name in EFFORTS:
         for method in ONE_BY_ONE if name == "memora" else METHODS:
@@ -107,7 +108,7 @@ def curves(lab: Lab) -> Iterator:
     """The embedding search, twice as long as published: how much effort does a picture take? One row an effort."""
     makes = {"unpruned": lambda: lab.bed.adapter,
              **{level: lambda level=level: shrink(lab.bed.adapter, pruning.long(lab, level).mask(threshold=0), multiple=8)
-                for level in pruning.LEVELS},
+                for level in ("weak", "strong")},
              "medium, retrained": lambda: repaired(lab, None)}  # fmt: skip
 
     def search(model: str) -> dict[str, dict[int, np.ndarray]]:
@@ -131,43 +132,40 @@ def curves(lab: Lab) -> Iterator:
 
 def removal(lab: Lab) -> Iterator:
     """Towards removal: adversarial fine-tuning (`complement.adversarial`) on the items of the *development* split, with and
-    without UniForget before it. ``told``: copies left of those; ``copied``: of test items, which it was not told of. The
-    same for what a search of fifty steps finds (``told found``, ``found``, ``control found``)."""
+    without UniForget before it; ``redirected``: the same training without its search. ``told``: copies left of those items;
+    ``copied``: of test items, which it was not told of. The same for what a search of fifty steps finds (``told found``,
+    ``found``, ``control found``)."""
     bed = lab.bed
     items = bed.planted(at_least=20, split="development")
+    captions = [i.caption for i in items]
 
-    def base(arm: str) -> ModelAdapter:
-        if "uniforget" not in arm:
-            return lab.bed.adapter
-        return shrink(bed.adapter, pruning.long(lab).mask(threshold=0), multiple=8)
+    def less(level: str) -> ModelAdapter:
+        return shrink(bed.adapter, pruning.long(lab, level).mask(threshold=0), multiple=8)
 
     def make(arm: str) -> ModelAdapter:
-        start, strong = base(arm), lab.once("strong", lambda: shrink(
-            bed.adapter, pruning.long(lab, "strong").mask(threshold=0), multiple=8))  # fmt: skip
-        if "adversarial" not in arm:
+        if "retrained" in arm:
             return repaired(lab, None if "uniforget" in arm else 0)
+        strong = lab.once("strong", lambda: less("strong"))
         with strong.guided(bed.cfg):  # a model whose memory is suppressed says what to draw instead
-            instead = strong.images([i.caption for i in items], steps=bed.steps, seed=40)
-        images, captions = lab.once(("pictures", "real"), lambda: pruning.pictures(lab))
-        return complement.adversarial(start, bed.targets(items), [i.caption for i in items], instead, images, captions,
-                                      **ADVERSARIAL)  # fmt: skip
+            instead = strong.images(captions, steps=bed.steps, seed=40)
+        neutral = lab.once(("pictures", "real"), lambda: pruning.pictures(lab))
+        start = less("medium") if "uniforget" in arm else bed.adapter
+        options = ADVERSARIAL | ({"searched": 0} if arm == "redirected" else {})
+        return complement.adversarial(start, bed.targets(items), captions, instead, *neutral, **options)
 
     def compute(arm: str) -> dict:
         model = make(arm)
         outcome, far = lab.study.outcome(model=model), lab.elsewhere.outcome(model=model, seeds=1)
-        row = {
-            "copied": bootstrap(outcome.copied),
-            "right": bootstrap(outcome.correct),
-            "paper_correct": bootstrap(far.correct),
-        }
+        row = {"copied": bootstrap(outcome.copied), "right": bootstrap(outcome.correct)}
+        row["paper_correct"] = bootstrap(far.correct)
         chosen = groups(lab, TARGETS["dori"], told=items)
         for group, name in (("told", "told found"), ("planted", "found"), ("control", "control found")):
             images, prompts, judge = chosen[group]
             found = recovered(attack(lab, model, "dori", images, prompts), judge)
             row[name] = bootstrap(found[max(found)])
         with model.guided(bed.cfg):
-            drawn = [model.images([i.caption for i in items], steps=bed.steps, seed=s) for s in lab.seeds]
+            drawn = [model.images(captions, steps=bed.steps, seed=s) for s in lab.seeds]
         return row | {"told": bootstrap(np.stack([bed.distance(x, items) <= lab.limit for x in drawn]))}
 
-    for arm in ("retrained", "uniforget, retrained", "adversarial", "uniforget, adversarial"):
+    for arm in ("retrained", "uniforget, retrained", "redirected", "adversarial", "uniforget, adversarial"):
         yield {"arm": arm}, lambda arm=arm: compute(arm)

@@ -24,24 +24,25 @@ def methods(lab: Lab) -> dict[str, Sample]:
     split have at the first step."""
     adapter, steps = lab.bed.adapter, lab.bed.steps
     words = sorted({w for c in lab.prompts() for w in c.split()})
-    neutral = lab.bed.neutral(lab.neutral, "development")
-    target = lab.once("gap", lambda: float(detect.wen(adapter, neutral, sampling_steps=steps).mean()))
-    options = {
-        "wen": ("wen", {"target": target}),
-        "wen, half the target": ("wen", {"target": target / 2}),
-        "ren, padding": ("ren", {"drop": "padding"}),
-        "ren, padding and end": ("ren", {"drop": "summary"}),
-        "random words, 1": ("random_tokens", {"count": 1, "words": words}),
-        "random words, 4": ("random_tokens", {"count": 4, "words": words}),
-        "safe guidance, weak": ("safe_guidance", {"config": "weak", "concept": CONCEPT}),
-        "safe guidance, strong": ("safe_guidance", {"config": "strong", "concept": CONCEPT}),
+
+    def gap() -> float:
+        neutral = lab.bed.neutral(lab.neutral, "development")
+        return lab.once("gap", lambda: float(detect.wen(adapter, neutral, sampling_steps=steps).mean()))
+
+    def make(name: str, options: Callable[[], dict]) -> Sample:
+        return lambda prompts, seed: mitigate.MITIGATIONS[name](adapter, prompts, steps=steps, seed=seed, **options())
+
+    return {
+        "none": lambda prompts, seed: adapter.images(prompts, steps=steps, seed=seed),
+        "wen": make("wen", lambda: {"target": gap()}),
+        "wen, half the target": make("wen", lambda: {"target": gap() / 2}),
+        "ren, padding": make("ren", lambda: {"drop": "padding"}),
+        "ren, padding and end": make("ren", lambda: {"drop": "summary"}),
+        "random words, 1": make("random_tokens", lambda: {"count": 1, "words": words}),
+        "random words, 4": make("random_tokens", lambda: {"count": 4, "words": words}),
+        "safe guidance, weak": make("safe_guidance", lambda: {"config": "weak", "concept": CONCEPT}),
+        "safe guidance, strong": make("safe_guidance", lambda: {"config": "strong", "concept": CONCEPT}),
     }
-
-    def make(name: str, more: dict) -> Sample:
-        return lambda prompts, seed: mitigate.MITIGATIONS[name](adapter, prompts, steps=steps, seed=seed, **more)
-
-    plain = {"none": lambda prompts, seed: adapter.images(prompts, steps=steps, seed=seed)}
-    return plain | {label: make(*given) for label, given in options.items()}
 
 
 def mask(lab: Lab) -> Mask:
@@ -51,7 +52,9 @@ def mask(lab: Lab) -> Mask:
 
 def mitigated(lab: Lab) -> Iterator:
     """Copies of planted test items, and neutral pictures of both worlds, under each mitigation. ``evaluations``: rows that the
-    denoiser sees, over those of plain sampling, for planted and for neutral prompts (Wen's stops early where it may)."""
+    denoiser sees, over those of plain sampling, for planted and for neutral prompts (Wen's stops early where it may; its
+    backward passes are not counted, but the clock of the chapter sees them).
+    """
     bed, study, far = lab.bed, lab.study, lab.elsewhere
 
     def compute(sample: Sample) -> dict:

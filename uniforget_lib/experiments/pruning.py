@@ -32,17 +32,25 @@ RETRAIN = {"lr": 4e-4, "batch": 16, "seed": 5}
 ATTACK = {"efforts": (0, 50), "seeds": (100,)}  # the setting of Finding DoRI
 
 
+def digest(model: ModelAdapter) -> str:
+    """A hash of all weights of the denoiser: a model that was trained keeps the fingerprint of its base."""
+    found = sha256()
+    for name, p in model.denoiser.named_parameters():
+        found.update(name.encode() + p.detach().float().cpu().numpy().tobytes())
+    return found.hexdigest()
+
+
 def long(lab: Lab, level: str = "medium", *, model: ModelAdapter | None = None, name: str = "", **changes) -> Score:
     """UniForget's score on prompts of both worlds, trained `LONG`: the stored one where there is one of this model, these
     prompts and this configuration. Otherwise it is trained, and stored in ``lab.scores``.
 
-    ``model``: one made from the testbed's, which shares its fingerprint; so it needs a ``name``.
+    ``model``: one made from the testbed's, which shares its fingerprint; ``name`` says what was done to it.
     """
     if (model is None) == bool(name):
         raise ValueError(f"name={name!r}: a model of its own needs a name, and only such a one")
     prompts, steps = lab.both(), LONG * lab.config.mask_steps
     config = replace(lab.config, **{"beta": lab.beta(level), "mask_steps": steps, **changes})
-    identity = (lab.bed.adapter.fingerprint, config, prompts) + ((name,) if name else ())
+    identity = (lab.bed.adapter.fingerprint, config, prompts) + ((digest(model),) if model else ())
     key = sha256(repr(identity).encode()).hexdigest()[:12]
     file = "-".join(filter(None, (lab.bed.family, level, name, key))) + ".safetensors"
     for folder in (SCORES, lab.scores):

@@ -14,8 +14,8 @@ from ..locate import random as chance
 from ..models import ModelAdapter
 from ..prune import shrink
 from ..report import Report
-from ..testbed import Item
-from ..testbed.world import COLOURS, OBJECTS
+from ..testbed import POOLS, Item
+from ..testbed.world import WORLDS, all_scenes, held_out
 from . import pruning
 from .lab import Lab
 
@@ -62,11 +62,18 @@ def told(lab: Lab, n: int = 24) -> Told:
     return Told(named, [c.replace(CONCEPT, ANCHOR) for c in named], words, instead, keep, rest)
 
 
+def tuned(lab: Lab) -> dict[str, float]:
+    """`SETTINGS` of this family. Raises ValueError where there are none yet."""
+    if lab.bed.family not in SETTINGS:
+        raise ValueError(f"no method is tuned for the family {lab.bed.family!r}: run the experiment 'settings' on it, and put "
+                         "unlearning.best of what it stores into unlearning.SETTINGS")  # fmt: skip
+    return SETTINGS[lab.bed.family]
+
+
 def unlearn(lab: Lab, name: str, model: ModelAdapter, value: float | None = None) -> ModelAdapter:
     """``model`` after the method has been told of the concept, with the tuned setting or with ``value`` in its place."""
     t = lab.once("told", lambda: told(lab))
-    key, _ = GRID[name]
-    options = {key: SETTINGS[lab.bed.family][name] if value is None else value}
+    options = {GRID[name][0]: tuned(lab)[name] if value is None else value}
     methods = {
         "ablation": lambda: complement.ablation(model, t.captions, t.anchors, **options),
         "uce": lambda: complement.uce(model, t.words, t.instead, t.everything, **options),
@@ -172,17 +179,19 @@ def design(lab: Lab) -> Iterator:
                 row[f"{name} - {label}"] = paired(found[name], alone[name])
         return row
 
+    tuned(lab)
     for method, when in cells():
         yield {"method": method, "pruning": when}, lambda m=method, w=when: compute(m, w)
 
 
 def everything(lab: Lab) -> list[str]:
-    """What a method may be told to keep: neutral training captions of both worlds, and their beginnings up to each object and
-    colour, for `complement.uce` reads the last word of a prompt."""
+    """What a method may be told to keep: neutral training captions of both worlds, and all their beginnings, for
+    `complement.uce` reads the last word of a prompt; none of them a caption that something is tuned or tested on."""
     captions = lab.both()
-    starts = [" ".join(words[: k + 1]) for words in map(str.split, captions) for k, word in enumerate(words)
-              if word in OBJECTS or word in COLOURS]  # fmt: skip
-    return list(dict.fromkeys(captions + starts))
+    starts = [" ".join(words[:k]) for words in map(str.split, captions) for k in range(1, len(words))]
+    taken = {s.caption for world in WORLDS for s in all_scenes(world) if held_out(s)}
+    taken |= {c for world, (_, n) in POOLS.items() for c in lab.bed.neutral(n, "development", world)}
+    return [p for p in dict.fromkeys(captions + starts) if p not in taken]
 
 
 def growth(lab: Lab) -> Iterator:
@@ -200,7 +209,8 @@ def growth(lab: Lab) -> Iterator:
             return base
         captions = [i.caption for i in chosen]
         anchors = random.Random(seed).sample(neutral, len(captions))
-        return complement.uce(base, captions, anchors, everything(lab) if "keeping" in method else ())
+        keep = everything(lab) if "keeping" in method else ()
+        return complement.uce(base, captions, anchors, keep)
 
     def judged(made: ModelAdapter) -> dict[str, np.ndarray]:
         with made.guided(lab.bed.cfg):
@@ -211,17 +221,20 @@ def growth(lab: Lab) -> Iterator:
                 "paper_correct": lab.bed.attributes(draw[2], lab.elsewhere.neutral)["all"]}  # fmt: skip
 
     def compute(method: str, n: int) -> dict:
-        rows = {"told": [], "others": [], "right": [], "paper_correct": []}
+        rows = {"right": [], "paper_correct": []}
+        copied = np.full((2, DRAWS, len(items)), np.nan)  # of items that were told, and of the others
         for seed in range(DRAWS):
             chosen = random.Random(seed).sample(range(len(items)), n)
             same = (method,) if method in ("uniforget", "random") else (method, n, seed)
             found = lab.once(same, lambda c=chosen, s=seed: judged(model(method, [items[k] for k in c], s)))
             rest = [k for k in range(len(items)) if k not in chosen]
-            for name, value in (("told", found["copied"][chosen]), ("others", found["copied"][rest]),
-                                *((k, found[k]) for k in ("right", "paper_correct"))):  # fmt: skip
-                rows[name].append(value)
-        return {name: bootstrap(np.concatenate(v)) if name in ("told", "others") else bootstrap(np.stack(v), crossed=True)
-                for name, v in rows.items()}  # fmt: skip
+            for part, which in ((0, chosen), (1, rest)):
+                copied[part, seed, which] = found["copied"][which]
+            for name, values in rows.items():
+                values.append(found[name])
+        items_of = [c[:, ~np.isnan(c).all(0)] for c in copied]  # an item counts once, however often it was drawn
+        told, others = (bootstrap(np.nanmean(c, 0)) for c in items_of)
+        return {"told": told, "others": others, **{k: bootstrap(np.stack(v), crossed=True) for k, v in rows.items()}}
 
     for n in TOLD:
         for method in ("uce", "uce, keeping neutral", "uniforget", "uniforget, then uce, keeping neutral", "random"):
