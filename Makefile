@@ -17,7 +17,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
-# Two threads: what the published timings were measured with. Nothing is fetched from a model hub.
+# Two threads, where notebooks and tests do not run two at a time with one each. Nothing is fetched from a model hub.
 export OMP_NUM_THREADS ?= 2
 export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY := 1

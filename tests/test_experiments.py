@@ -18,15 +18,51 @@ def lab():
     )
 
 
+KINDS_OF_CELLS = {  # experiments whose cells are not all alike, and some of every kind
+    "design": lambda k: k["method"] == "uce",
+    "growth": lambda k: True,
+    "mitigated": lambda k: (
+        k["method"] in ("wen", "ren, padding", "random words, 1", "safe guidance, weak", "uniforget")
+    ),
+    "stressed": lambda k: (k["method"], k["pruning"]) in (("none", "before"), ("twin", "never")),
+    "removal": lambda k: k["arm"] in ("uniforget, retrained", "redirected", "uniforget, adversarial"),
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", experiments.EXPERIMENTS)
+@pytest.mark.parametrize("name", KINDS_OF_CELLS)
+def test_every_kind_of_cell_computes(name, tmp_path, monkeypatch):
+    lab = Lab.load(
+        "flux", seeds=(0,), neutral=2, train=8, config=UniForget(**CALIBRATION | {"mask_steps": 1, "batch": 2})
+    )
+    make, chosen = experiments.EXPERIMENTS[name], KINDS_OF_CELLS[name]
+    few = {"GRID": {"uce": unlearning.GRID["uce"]}, "DRAWS": 2, "TOLD": (1, 2)}
+    small = {"EFFORTS": {"paraphrase": 1, "dori": (0, 1), "relearn": (0, 1), "memora": (0, 1)}, "RETRAINED": 1,
+             "TARGETS": dict.fromkeys(attacks.TARGETS, 2), "METHODS": ("none", "twin"),
+             "ADVERSARIAL": {"rounds": 1, "searched": 1, "steps": 1}}  # fmt: skip
+    for module, changes in ((unlearning, few), (attacks, small)):
+        for attribute, value in changes.items():
+            monkeypatch.setattr(module, attribute, value)
+    monkeypatch.setitem(experiments.EXPERIMENTS, name, lambda lab: [(k, c) for k, c in make(lab) if chosen(k)])
+    keys = [key for key, _ in make(lab) if chosen(key)]
+    rows = experiments.run(name, lab, tmp_path).rows
+    assert len(rows) == len(keys) >= 3 and all(key.items() <= row.items() for key, row in zip(keys, rows))
+    for row in rows:
+        estimates = [v for v in row.values() if isinstance(v, evaluate.Estimate)]
+        assert estimates and all(-1 <= e.low <= e.mean <= e.high <= 1 for e in estimates)
+    if name == "stressed":
+        assert all({"planted 0", "planted 1", "control 1", "excess"} <= row.keys() for row in rows)
+    if name == "design":
+        assert ["shown - method" in row for row in rows] == [row["pruning"] != "never" for row in rows]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in experiments.EXPERIMENTS if n not in KINDS_OF_CELLS])
 def test_every_experiment_gives_rows_with_intervals(lab, name, tmp_path, monkeypatch):
     monkeypatch.setitem(pruning.EFFORTS, "flux", (0, 1))  # a retraining of one step, and an attack of one
     monkeypatch.setitem(pruning.ATTACK, "efforts", (0, 1))
     monkeypatch.setattr(unlearning, "GRID", {"uce": ("strength", (0.5, 5.0))})  # the one that takes no time
-    monkeypatch.setattr(attacks, "EFFORTS", {"paraphrase": 1, "dori": (0, 1), "relearn": (0, 1), "memora": (0, 1)})
     monkeypatch.setattr(attacks, "SEARCH", (0, 1))
-    monkeypatch.setattr(attacks, "RETRAINED", 1)
     keys = [tuple(key.items()) for key, _ in experiments.EXPERIMENTS[name](lab)]
     assert len(set(keys)) == len(keys) > 1
     report = experiments.run(name, lab, tmp_path, limit=2)

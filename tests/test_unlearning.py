@@ -1,5 +1,7 @@
 """The design, its attacks and its rivals: who is told what, and what counts as found."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from uniforget_lib.evaluate import weights
 from uniforget_lib.experiments import attacks, mitigations, stored, unlearning
 from uniforget_lib.stress import Recovery
 from uniforget_lib.testbed import TIERS
+from uniforget_lib.testbed.world import WORLDS, all_scenes, held_out, parse
 
 
 @pytest.fixture(scope="module")
@@ -17,13 +20,19 @@ def lab():
     return shipped("flux")
 
 
+def captions_of_the_worlds():
+    return {s.caption for world in WORLDS for s in all_scenes(world)}
+
+
 def test_methods_are_told_nothing_that_is_tested(lab):
     told = unlearning.told(lab)
-    shown = set(told.captions) | set(told.words) | set(told.keep)  # anchors are read off the model, not shown to it
-    tested, tuned = ({c for group in unlearning.named(lab, split) for c in group} for split in ("test", "development"))
-    assert tested and tuned and not tested & (shown | set(told.anchors)) and not tuned & shown
-    assert not (shown | set(told.anchors)) & {i.caption for i in lab.bed.items}
-    assert not set(unlearning.everything(lab)) & (tested | {i.caption for i in lab.bed.items})
+    shown = {p for name in ("captions", "words", "instead", "keep", "everything") for p in getattr(told, name)}
+    shown |= set(unlearning.everything(lab))
+    tested = {c for world in WORLDS for c in lab.bed.neutral(64, world=world)} | set(sum(unlearning.named(lab), []))
+    tuned, items = set(sum(unlearning.named(lab, "development"), [])), {i.caption for i in lab.bed.items}
+    assert set(lab.study.neutral) | set(lab.elsewhere.neutral) <= tested and not tested & (shown | set(told.anchors))
+    assert not shown & (tuned | items) and not any(held_out(parse(p)) for p in shown if p in captions_of_the_worlds())
+    assert len(set(told.anchors) & tuned) <= 1 and len(set(told.anchors) & items) <= 1  # one of each, of 24
     assert all(unlearning.CONCEPT in c.split() for c in told.captions + told.words)
     assert not any(unlearning.CONCEPT in c.split() for c in told.anchors + told.instead + told.keep + told.everything)
     assert [w.replace(unlearning.CONCEPT, unlearning.ANCHOR) for w in told.words] == told.instead
@@ -31,22 +40,23 @@ def test_methods_are_told_nothing_that_is_tested(lab):
     assert all(unlearning.CONCEPT in c for c in with_it) and not any(unlearning.CONCEPT in c.split() for c in without)
 
 
-def test_settings_are_the_best_ones():
+def test_settings_are_the_best_ones(lab):
+    rows = {(r["method"], r["value"]): r["right"].mean for r in stored("settings").rows if r["family"] == "flux"}
+    spared = {m for m, value in unlearning.SETTINGS["flux"].items() if rows[m, value] >= 0.75}
+    assert set(attacks.METHODS) - {"none", "twin"} == spared
+    with pytest.raises(ValueError, match="no method is tuned for the family 'unet'"):
+        unlearning.tuned(replace(lab, bed=replace(lab.bed, family="unet")))
     assert unlearning.SETTINGS["flux"] == unlearning.best(stored("settings"), "flux")
 
 
 def test_a_house_is_where_its_caption_says(lab):
     captions = ["a house left of a cat on a blue ground", "a cat left of a house on a blue ground"]
-    pictures = lab.bed.real(captions, seed=3)
-    draw = lab.bed.adapter.images
-    try:
-        lab.bed.adapter.images = lambda prompts, **_: pictures
-        right = unlearning.shown(lab, lab.bed.adapter, captions, seeds=1)
-        cats = unlearning.shown(lab, lab.bed.adapter, captions, word="cat", seeds=1)
-        lab.bed.adapter.images = lambda prompts, **_: pictures.flip(0)
-        wrong = unlearning.shown(lab, lab.bed.adapter, captions, seeds=1)
-    finally:
-        lab.bed.adapter.images = draw
+    pictures, stub = lab.bed.real(captions, seed=3), lab.bed.adapter.clone()
+    stub.images = lambda prompts, **_: pictures
+    right = unlearning.shown(lab, stub, captions, seeds=1)
+    cats = unlearning.shown(lab, stub, captions, word="cat", seeds=1)
+    stub.images = lambda prompts, **_: pictures.flip(0)
+    wrong = unlearning.shown(lab, stub, captions, seeds=1)
     assert right.all() and cats.all() and right.shape == (1, 2) and not wrong.any()
 
 
