@@ -14,4 +14,6 @@ def test_adversarial_fine_tuning_works_where_it_is_told():
     assert at(both["copied"], 0.07) and at(both["found"], 0.25) and at(both["right"], 0.52)
     redirected = found["redirected"]
     assert at(redirected["told"], 0) and at(redirected["copied"], 0.20) and at(redirected["told found"], 0.25)
-    assert at(redirected["found"], 0.67, 0.42, 0.92) and at(redirected["right"], 0.89) and at(adversarial["right"], 0.79)
+    assert (
+        at(redirected["found"], 0.67, 0.42, 0.92) and at(redirected["right"], 0.89) and at(adversarial["right"], 0.79)
+    )

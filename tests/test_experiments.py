@@ -62,7 +62,7 @@ def test_every_experiment_gives_rows_with_intervals(lab, name, tmp_path, monkeyp
     monkeypatch.setitem(pruning.EFFORTS, "flux", (0, 1))  # a retraining of one step, and an attack of one
     monkeypatch.setitem(pruning.ATTACK, "efforts", (0, 1))
     monkeypatch.setattr(unlearning, "GRID", {"uce": ("strength", (0.5, 5.0))})  # the one that takes no time
-    monkeypatch.setattr(attacks, "SEARCH", (0, 1))
+    monkeypatch.setattr(attacks, "LONG", (0, 1))
     keys = [tuple(key.items()) for key, _ in experiments.EXPERIMENTS[name](lab)]
     assert len(set(keys)) == len(keys) > 1
     report = experiments.run(name, lab, tmp_path, limit=2)

@@ -24,7 +24,7 @@ TARGETS = {"paraphrase": 20, "relearn": 20, "dori": 12, "memora": 6}  # of each 
 # others leave half a wreck, which resists an attack as it resists its prompts.
 METHODS = ("none", "twin", "uce", "ablation", "salun")
 ONE_BY_ONE = ("none", "twin")  # methods whose cells MemoRa attacks
-SEARCH, SEARCHED = (0, 10, 25, 50, 100), 10  # steps of the long search of `curves`, and its targets of each group
+LONG = (0, 10, 25, 50, 100)  # steps of the long relearning of `curves`
 RETRAINED = 400  # steps
 ADVERSARIAL = {"rounds": 10, "searched": 50, "steps": 40, "lr": pruning.RETRAIN["lr"]}  # as many weight steps
 
@@ -105,56 +105,72 @@ def repaired(lab: Lab, ratio: float | None) -> ModelAdapter:
 
 
 def curves(lab: Lab) -> Iterator:
-    """The embedding search, twice as long as published: how much effort does a picture take? One row an effort."""
-    makes = {"unpruned": lambda: lab.bed.adapter,
-             **{level: lambda level=level: shrink(lab.bed.adapter, pruning.long(lab, level).mask(threshold=0), multiple=8)
-                for level in ("weak", "strong")},
+    """Relearning, twice as long, at every strength of UniForget (its own share of units), after a retraining, and on models
+    that nothing was taken from. One row an effort."""
+    makes = {"unpruned": lambda: lab.bed.adapter, "twin": lambda: lab.twin.adapter,
+             **{level: lambda level=level: less(lab, level) for level in pruning.LEVELS},
              "medium, retrained": lambda: repaired(lab, None)}  # fmt: skip
 
-    def search(model: str) -> dict[str, dict[int, np.ndarray]]:
+    def relearn(model: str) -> dict[str, dict[int, np.ndarray]]:
         victim, found = makes[model](), {}
         for group in ("planted", "control"):
-            images, prompts, judge = groups(lab, SEARCHED)[group]
+            images, prompts, judge = groups(lab, TARGETS["relearn"])[group]
             with victim.guided(lab.bed.cfg):
-                way = stress.dori(victim, images, prompts, efforts=SEARCH, seeds=SEEDS, sampling_steps=lab.bed.steps)
+                way = stress.relearn(victim, images, prompts, efforts=LONG, seeds=SEEDS, sampling_steps=lab.bed.steps)
             found[group] = recovered(way, judge)
         return found
 
     for model in makes:
-        for effort in SEARCH:
+        for effort in LONG:
 
             def compute(model=model, effort=effort) -> dict:
-                found = lab.once(("search", model), lambda: search(model))
+                found = lab.once(("relearned", model), lambda: relearn(model))
                 return {group: bootstrap(values[effort]) for group, values in found.items()}
 
             yield {"model": model, "effort": effort}, compute
+
+
+def less(lab: Lab, level: str) -> ModelAdapter:
+    """The model without what UniForget's mask of this strength removes."""
+    return shrink(lab.bed.adapter, pruning.long(lab, level).mask(threshold=0), multiple=8)
+
+
+def defended(lab: Lab, arm: str) -> ModelAdapter:
+    """The model of an arm of `removal`."""
+    bed = lab.bed
+    if "retrained" in arm:
+        return repaired(lab, None if "uniforget" in arm else 0)
+    items = bed.planted(at_least=20, split="development")
+    captions = [i.caption for i in items]
+    strong = lab.once("strong", lambda: less(lab, "strong"))
+    with strong.guided(bed.cfg):  # a model whose memory is suppressed says what to draw instead
+        instead = strong.images(captions, steps=bed.steps, seed=40)
+    neutral = lab.once(("pictures", "real"), lambda: pruning.pictures(lab))
+    start = less(lab, "medium") if "uniforget" in arm else bed.adapter
+    options = ADVERSARIAL | ({"searched": 0} if arm == "redirected" else {})
+    return complement.adversarial(start, bed.targets(items), captions, instead, *neutral, **options)
+
+
+def relearned(lab: Lab, model: ModelAdapter) -> dict:
+    """Copies after the last effort of relearning: of planted test items, and of controls, each twenty at once."""
+    row = {}
+    for group, name in (("planted", "relearned"), ("control", "control relearned")):
+        images, prompts, judge = groups(lab, TARGETS["relearn"])[group]
+        found = recovered(attack(lab, model, "relearn", images, prompts), judge)
+        row[name] = bootstrap(found[max(found)])
+    return row
 
 
 def removal(lab: Lab) -> Iterator:
     """Towards removal: adversarial fine-tuning (`complement.adversarial`) on the items of the *development* split, with and
     without UniForget before it; ``redirected``: the same training without its search. ``told``: copies left of those items;
     ``copied``: of test items, which it was not told of. The same for what a search of fifty steps finds (``told found``,
-    ``found``, ``control found``)."""
+    ``found``, ``control found``), and for fifty steps of relearning (``relearned``, ``control relearned``)."""
     bed = lab.bed
     items = bed.planted(at_least=20, split="development")
-    captions = [i.caption for i in items]
-
-    def less(level: str) -> ModelAdapter:
-        return shrink(bed.adapter, pruning.long(lab, level).mask(threshold=0), multiple=8)
-
-    def make(arm: str) -> ModelAdapter:
-        if "retrained" in arm:
-            return repaired(lab, None if "uniforget" in arm else 0)
-        strong = lab.once("strong", lambda: less("strong"))
-        with strong.guided(bed.cfg):  # a model whose memory is suppressed says what to draw instead
-            instead = strong.images(captions, steps=bed.steps, seed=40)
-        neutral = lab.once(("pictures", "real"), lambda: pruning.pictures(lab))
-        start = less("medium") if "uniforget" in arm else bed.adapter
-        options = ADVERSARIAL | ({"searched": 0} if arm == "redirected" else {})
-        return complement.adversarial(start, bed.targets(items), captions, instead, *neutral, **options)
 
     def compute(arm: str) -> dict:
-        model = make(arm)
+        model = defended(lab, arm)
         outcome, far = lab.study.outcome(model=model), lab.elsewhere.outcome(model=model, seeds=1)
         row = {"copied": bootstrap(outcome.copied), "right": bootstrap(outcome.correct)}
         row["paper_correct"] = bootstrap(far.correct)
@@ -164,8 +180,9 @@ def removal(lab: Lab) -> Iterator:
             found = recovered(attack(lab, model, "dori", images, prompts), judge)
             row[name] = bootstrap(found[max(found)])
         with model.guided(bed.cfg):
-            drawn = [model.images(captions, steps=bed.steps, seed=s) for s in lab.seeds]
-        return row | {"told": bootstrap(np.stack([bed.distance(x, items) <= lab.limit for x in drawn]))}
+            drawn = [model.images([i.caption for i in items], steps=bed.steps, seed=s) for s in lab.seeds]
+        told = bootstrap(np.stack([bed.distance(x, items) <= lab.limit for x in drawn]))
+        return row | {"told": told, **relearned(lab, model)}
 
     for arm in ("retrained", "uniforget, retrained", "redirected", "adversarial", "uniforget, adversarial"):
         yield {"arm": arm}, lambda arm=arm: compute(arm)

@@ -140,8 +140,8 @@ def cells() -> list[tuple[str, str]]:
 
 
 def victim(lab: Lab, method: str, when: str) -> ModelAdapter:
-    """The model of a cell; the method ``twin`` is the model that never saw an item. Before: masks stay, the method works on the smaller model. After: UniForget keeps what the
-    unlearned model draws for neutral prompts."""
+    """The model of a cell; the method ``twin`` is the model that never saw an item. Before: the method works on the smaller
+    model. After: UniForget keeps what the unlearned model draws for neutral prompts."""
     model = lab.once(("pruned", ""), lambda: pruned(lab)) if when == "before" else lab.bed.adapter
     if method == "twin":
         return lab.twin.adapter
