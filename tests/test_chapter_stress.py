@@ -1,7 +1,52 @@
 """What the prose of the stress chapter says is what the stored experiments, and its own run, found."""
 
 from test_chapter_locate import at, rows
-from test_chapter_testbed import report
+
+from uniforget_lib.experiments import attacks
+
+
+def cells(attack):
+    return rows("stressed", "method", "pruning", attack=attack)
+
+
+def test_paraphrases_find_nothing_new():
+    found = cells("paraphrase")["none", "before"]
+    assert at(found["planted 0"], 0.35, 0.15, 0.55) and at(found["planted 8"], 0.35, 0.15, 0.55)
+
+
+def test_a_search_finds_a_little_more_and_every_neutral_picture():
+    found = cells("dori")
+    pruned, whole, twin = (found[key] for key in (("none", "before"), ("none", "never"), ("twin", "never")))
+    assert at(pruned["planted 0"], 0.33) and at(pruned["planted 50"], 0.42, 0.17, 0.67) and at(pruned["control 50"], 0)
+    assert at(twin["planted 50"], 0) and at(whole["planted 50"], 1) and at(whole["control 50"], 0.17, 0, 0.42)
+    for row in (pruned, whole):
+        assert at(row["neutral 50"], 1, 0.74, 1)
+    assert at(whole["neutral 0"], 0.08) and at(pruned["neutral 0"], 0)
+    assert at(found["salun", "never"]["planted 50"], 1) and at(pruned["excess"], 0.42, 0.05, 0.67)
+    both = [row["excess"].mean for key, row in found.items() if key[0] not in ("none", "twin") and key[1] != "never"]
+    assert len(both) == 6 and round(min(both), 2) == 0.25 and round(max(both), 2) == 0.42
+
+
+def test_what_was_forgotten_is_learnt_again():
+    found = cells("relearn")
+    pruned, whole, twin = (found[key] for key in (("none", "before"), ("none", "never"), ("twin", "never")))
+    assert (
+        at(pruned["planted 0"], 0.35)
+        and at(pruned["planted 50"], 0.70, 0.50, 0.90)
+        and at(pruned["excess"], 0.70, 0.44, 0.90)
+    )
+    assert at(twin["planted 50"], 0) and all(at(row["control 50"], 0) for row in found.values())
+    assert at(whole["planted 50"], 1) and at(found["salun", "never"]["planted 50"], 1)
+    both = [row["excess"].mean for key, row in found.items() if key[0] not in ("none", "twin") and key[1] != "never"]
+    assert len(both) == 6 and round(min(both), 2) == 0.55 and round(max(both), 2) == 0.75
+
+
+def test_the_twin_is_at_zero_and_memora_moves_nothing():
+    for attack in attacks.EFFORTS:
+        row = cells(attack)["twin", "never"]
+        assert all(at(v, 0) for k, v in row.items() if k.startswith("planted"))
+    for row in cells("memora").values():
+        assert row["planted 25"].mean == row["planted 0"].mean and row["n"] == 6
 
 
 def test_adversarial_fine_tuning_works_where_it_is_told():
