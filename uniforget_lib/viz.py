@@ -150,10 +150,12 @@ def histogram(groups: dict[str, np.ndarray], xlabel: str, title: str = "", of: s
 def curves(
     series: dict[str, list[tuple[float, Estimate | float]]], xlabel: str, ylabel: str, title: str = ""
 ) -> go.Figure:
-    """Lines: name -> [(x, Estimate)], with 95 % error bars, or name -> [(x, number)], without."""
+    """Lines: name -> [(x, Estimate)], with 95 % error bars, or name -> [(x, number)], without. Those whose name ends in
+    "control" are dotted."""
     fig = go.Figure()
     for name, points in series.items():
         look = {"name": name, "x": [x for x, _ in points], "line": {"color": COLOURS.get(name.split()[0])}}
+        look["line"]["dash"] = "dot" if name.endswith("control") else "solid"
         if not isinstance(points[0][1], Estimate):
             fig.add_trace(go.Scatter(y=[y for _, y in points], mode="lines", **look))
             continue
@@ -162,18 +164,19 @@ def curves(
     return fig.update_layout(xaxis_title=xlabel, yaxis_title=ylabel, **_titled(title))
 
 
-def plane(
-    groups: dict[str, list[tuple[str, Estimate, Estimate]]], xlabel: str, ylabel: str, title: str = ""
-) -> go.Figure:
-    """Points with error bars both ways: group -> [(name, x, y)]; the names are written beside them."""
+def plane(groups: dict[str, list[tuple[str, Estimate, Estimate]]], xlabel: str, ylabel: str, title: str = "",
+          written: Sequence[str] = ()) -> go.Figure:  # fmt: skip
+    """Points with error bars both ways: group -> [(name, x, y)]. Names appear on hover, those in ``written`` beside their
+    point."""
     fig = go.Figure()
     for k, (group, points) in enumerate(groups.items()):
         bars = [{"array": [e.high - e.mean for e in axis], "arrayminus": [e.mean - e.low for e in axis], "thickness": 1}
                 for axis in ([x for _, x, _ in points], [y for _, _, y in points])]  # fmt: skip
         mark = {"size": 11, "color": CYCLE[k % len(CYCLE)], "symbol": ("circle", "square", "diamond", "cross")[k % 4]}
+        names = [name for name, _, _ in points]
         fig.add_trace(go.Scatter(x=[x.mean for _, x, _ in points], y=[y.mean for _, _, y in points], name=group,
-                                 text=[name for name, _, _ in points], mode="markers+text", textposition="top right",
-                                 error_x=bars[0], error_y=bars[1], marker=mark))  # fmt: skip
+                                 text=[n if n in written else "" for n in names], hovertext=names, mode="markers+text",
+                                 textposition="top right", error_x=bars[0], error_y=bars[1], marker=mark))  # fmt: skip
     fig.update_layout(xaxis_title=xlabel, yaxis_title=ylabel, **_titled(title))
     return fig.update_layout(legend={"orientation": "h", "y": -0.25, "yanchor": "top"}, height=560)
 
