@@ -71,7 +71,7 @@ book-only: $(STAMP)  ## Build the HTML again without executing (uses the last ex
 
 test: $(STAMP) browser book  ## Set up, build the book once and run every test
 	@echo "== test: pytest on tests/ (the browser tests read the book in _build/html)"
-	@UNIFORGET_REQUIRE_BOOK=1 $(if $(filter-out 0 1,$(WORKERS)),OMP_NUM_THREADS=1) $(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	@UNIFORGET_REQUIRE_BOOK=1 $(if $(filter-out 0 1,$(WORKERS)),OMP_NUM_THREADS=1) $(BIN)/python -m pytest tests -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 	@if [ -d _build/screenshots ]; then echo "== screenshots of the book: $(abspath _build/screenshots)"; fi
 	@echo "== all tests passed; the book: $(abspath _build/html/index.html)"
 

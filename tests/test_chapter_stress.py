@@ -62,3 +62,24 @@ def test_adversarial_fine_tuning_works_where_it_is_told():
     assert (
         at(redirected["found"], 0.67, 0.42, 0.92) and at(redirected["right"], 0.89) and at(adversarial["right"], 0.79)
     )
+
+
+def test_taking_weights_out_removes_more_than_moving_them():
+    found = rows("removal", "arm")
+    for arm in ("retrained", "redirected", "adversarial"):
+        assert at(found[arm]["relearned"], 1, 0.83, 1)
+    assert at(found["uniforget, retrained"]["relearned"], 0.35, 0.15, 0.55)
+    both = found["uniforget, adversarial"]
+    assert at(both["relearned"], 0.20, 0.05, 0.40) and at(both["right"], 0.52, 0.40, 0.63)
+    assert all(at(row["control relearned"], 0) for row in found.values())
+
+
+def test_removal_is_a_matter_of_degree():
+    found = rows("curves", "model", "effort")
+    for model, start, end in (("weak", 0.60, (1,)), ("medium", 0.10, (0.40, 0.20, 0.60)), ("strong", 0, (0, 0, 0.17)),
+                              ("medium, retrained", 0.10, (0.50, 0.30, 0.70)), ("twin", 0, (0, 0, 0.17))):  # fmt: skip
+        assert at(found[model, 0]["planted"], start) and at(found[model, 100]["planted"], *end)
+    assert all(at(row["control"], 0) for row in found.values())
+    pruned = rows("pruned", "method", "ratio")
+    right = {"weak": 0.82, "medium": 0.45, "strong": 0}
+    assert all(at(pruned["uniforget", level]["correct"], value) for level, value in right.items())

@@ -21,11 +21,9 @@ def lab():
 KINDS_OF_CELLS = {  # experiments whose cells are not all alike, and some of every kind
     "design": lambda k: k["method"] == "uce",
     "growth": lambda k: True,
-    "mitigated": lambda k: (
-        k["method"] in ("wen", "ren, padding", "random words, 1", "safe guidance, weak", "uniforget")
-    ),
+    "mitigated": lambda k: k["method"] in ("wen", "safe guidance, weak", "uniforget"),
     "stressed": lambda k: (k["method"], k["pruning"]) in (("none", "before"), ("twin", "never")),
-    "removal": lambda k: k["arm"] in ("uniforget, retrained", "redirected", "uniforget, adversarial"),
+    "removal": lambda k: k["arm"] in ("uniforget, retrained", "uniforget, adversarial"),
 }
 
 
@@ -36,7 +34,7 @@ def test_every_kind_of_cell_computes(name, tmp_path, monkeypatch):
         "flux", seeds=(0,), neutral=2, train=8, config=UniForget(**CALIBRATION | {"mask_steps": 1, "batch": 2})
     )
     make, chosen = experiments.EXPERIMENTS[name], KINDS_OF_CELLS[name]
-    few = {"GRID": {"uce": unlearning.GRID["uce"]}, "DRAWS": 2, "TOLD": (1, 2)}
+    few = {"GRID": {"uce": unlearning.GRID["uce"]}, "DRAWS": 2, "TOLD": (1,)}
     small = {"EFFORTS": {"paraphrase": 1, "dori": (0, 1), "relearn": (0, 1), "memora": (0, 1)}, "RETRAINED": 1,
              "TARGETS": dict.fromkeys(attacks.TARGETS, 2), "METHODS": ("none", "twin"),
              "ADVERSARIAL": {"rounds": 1, "searched": 1, "steps": 1}}  # fmt: skip
@@ -46,7 +44,7 @@ def test_every_kind_of_cell_computes(name, tmp_path, monkeypatch):
     monkeypatch.setitem(experiments.EXPERIMENTS, name, lambda lab: [(k, c) for k, c in make(lab) if chosen(k)])
     keys = [key for key, _ in make(lab) if chosen(key)]
     rows = experiments.run(name, lab, tmp_path).rows
-    assert len(rows) == len(keys) >= 3 and all(key.items() <= row.items() for key, row in zip(keys, rows))
+    assert len(rows) == len(keys) >= 2 and all(key.items() <= row.items() for key, row in zip(keys, rows))
     for row in rows:
         estimates = [v for v in row.values() if isinstance(v, evaluate.Estimate)]
         assert estimates and all(-1 <= e.low <= e.mean <= e.high <= 1 for e in estimates)
