@@ -1,6 +1,8 @@
 """What the prose of the stress chapter says is what the stored experiments, and its own run, found."""
 
+import pytest
 from test_chapter_locate import at, rows
+from test_chapter_testbed import report
 
 from uniforget_lib.experiments import attacks
 
@@ -37,6 +39,7 @@ def test_what_was_forgotten_is_learnt_again():
     )
     assert at(twin["planted 50"], 0) and all(at(row["control 50"], 0) for row in found.values())
     assert at(whole["planted 50"], 1) and at(found["salun", "never"]["planted 50"], 1)
+    assert at(pruned["neutral 50"], 0.15, 0, 0.30) and at(whole["neutral 50"], 0.30, 0.10, 0.50)
     both = [row["excess"].mean for key, row in found.items() if key[0] not in ("none", "twin") and key[1] != "never"]
     assert len(both) == 6 and round(min(both), 2) == 0.55 and round(max(both), 2) == 0.75
 
@@ -83,3 +86,27 @@ def test_removal_is_a_matter_of_degree():
     pruned = rows("pruned", "method", "ratio")
     right = {"weak": 0.82, "medium": 0.45, "strong": 0}
     assert all(at(pruned["uniforget", level]["correct"], value) for level, value in right.items())
+
+
+def test_one_search_watched():
+    found = {row["steps"]: row for row in report("stress_watch.json")}
+    assert found.keys() == {0, 10, 25, 50}
+    for (
+        row
+    ) in found.values():  # "two of the four planted pictures, at 0 steps as at 50, and none of the four never seen"
+        assert row["planted, found of 4"] == 2 and row["never seen, found of 4"] == 0
+
+
+def test_relearning_on_the_page_is_the_stored_one():
+    found = report("stress_check.json")
+    for row in found:
+        assert row["now"].mean == pytest.approx(row["stored"].mean, abs=0.15)  # other machines round otherwise
+    assert found[-1]["now"].mean > found[0]["now"].mean + 0.15  # a relearning that did nothing would not pass
+
+
+def test_the_claims_of_earlier_chapters():
+    kinds = [row["copied"].mean for row in rows("kinds", "kinds").values()]
+    assert len(kinds) == 6 and round(min(kinds), 2) == 0.45 and round(max(kinds), 2) == 0.70
+    mask = rows("pruned", "method", "ratio")["uniforget", 0.6]
+    assert at(mask["copied"], 0.33, 0.12, 0.55) and at(mask["correct"], 0.80) and round(1 - mask["weights"], 2) == 0.43
+    assert all(rows("pruned", "method", "ratio")[name, 0.6]["correct"].mean < 0.05 for name in ("random", "magnitude"))

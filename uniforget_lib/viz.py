@@ -19,7 +19,7 @@ from torch import Tensor
 from .evaluate.stats import Estimate
 
 COLOURS = {"planted": "#d1495b", "neutral": "#2e86ab", "control": "#8d99ae", "uniforget": "#d1495b",
-           "random": "#8d99ae", "magnitude": "#edae49", "unpruned": "#3c6e47"}  # fmt: skip
+           "random": "#8d99ae", "twin": "#2e86ab", "magnitude": "#edae49", "unpruned": "#3c6e47"}  # fmt: skip
 
 CYCLE = ("#d1495b", "#2e86ab", "#edae49", "#3c6e47", "#8d99ae", "#7b1e3a", "#00798c", "#b56576", "#6d597a", "#355070")
 
@@ -150,18 +150,21 @@ def histogram(groups: dict[str, np.ndarray], xlabel: str, title: str = "", of: s
 def curves(
     series: dict[str, list[tuple[float, Estimate | float]]], xlabel: str, ylabel: str, title: str = ""
 ) -> go.Figure:
-    """Lines: name -> [(x, Estimate)], with 95 % error bars, or name -> [(x, number)], without. Those whose name ends in
-    "control" are dotted."""
+    """Lines: name -> [(x, Estimate)], with 95 % error bars, or name -> [(x, number)], without. The first
+    word of a name sets its colour; those that end in "control" are dotted, in "neutral" dashed. Many names go below."""
     fig = go.Figure()
     for name, points in series.items():
         look = {"name": name, "x": [x for x, _ in points], "line": {"color": COLOURS.get(name.split()[0])}}
-        look["line"]["dash"] = "dot" if name.endswith("control") else "solid"
+        look["line"]["dash"] = {"control": "dot", "neutral": "dash"}.get(name.split()[-1], "solid")
         if not isinstance(points[0][1], Estimate):
             fig.add_trace(go.Scatter(y=[y for _, y in points], mode="lines", **look))
             continue
         bars = {"array": [e.high - e.mean for _, e in points], "arrayminus": [e.mean - e.low for _, e in points]}
         fig.add_trace(go.Scatter(y=[e.mean for _, e in points], error_y=bars, mode="lines+markers", **look))
-    return fig.update_layout(xaxis_title=xlabel, yaxis_title=ylabel, **_titled(title))
+    fig.update_layout(xaxis_title=xlabel, yaxis_title=ylabel, **_titled(title))
+    if len(series) > 4:  # beside the figure they would take half of a phone
+        fig.update_layout(legend={"orientation": "h", "y": -0.25, "yanchor": "top"}, height=480 + 12 * len(series))
+    return fig
 
 
 def plane(groups: dict[str, list[tuple[str, Estimate, Estimate]]], xlabel: str, ylabel: str, title: str = "",

@@ -3,7 +3,8 @@ never saw."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,8 +30,16 @@ RETRAINED = 400  # steps
 ADVERSARIAL = {"rounds": 10, "searched": 50, "steps": 40, "lr": pruning.RETRAIN["lr"]}  # as many weight steps
 
 
-def groups(lab: Lab, n: int, told: list[Item] | None = None) -> dict[str, tuple[torch.Tensor, list[str], Callable]]:
-    """Pictures that an attack asks for, where it starts, and what counts as found: [n, 3, H, W] -> bool [n].
+class Group(NamedTuple):
+    """Pictures that an attack asks for, [n, 3, H, W]; where it starts; and what counts as found: [n, 3, H, W] -> bool [n]."""
+
+    images: torch.Tensor
+    prompts: list[str]
+    judge: Callable[[torch.Tensor], np.ndarray]
+
+
+def groups(lab: Lab, n: int, told: list[Item] | None = None) -> dict[str, Group | None]:
+    """What is attacked, ``n`` pictures a group or all that there are.
 
     ``planted``: test items with 20 copies or more. ``control``: items that were never trained. ``neutral``: single pictures
     of held-out neutral captions, which the model could draw in many ways, and was never shown. ``told``: other items, if any
@@ -38,34 +47,39 @@ def groups(lab: Lab, n: int, told: list[Item] | None = None) -> dict[str, tuple[
     """
     bed = lab.bed
 
-    def items(chosen: list[Item]):
-        return bed.targets(chosen), [i.caption for i in chosen], lambda x: bed.distance(x, chosen) <= lab.limit
+    def items(chosen: list[Item]) -> Group:
+        return Group(bed.targets(chosen), [i.caption for i in chosen], lambda x: bed.distance(x, chosen) <= lab.limit)
 
     captions = lab.study.neutral[:n]
     pictures = bed.real(captions, seed=31)
     planted, controls = bed.planted(at_least=20, split="test"), bed.controls("test")
     return {"planted": items(spread(planted, n)), "control": items(spread(controls, n)),
-            "neutral": (pictures, captions, lambda x: copied(x, pictures, lab.limit)),
+            "neutral": Group(pictures, captions, lambda x: copied(x, pictures, lab.limit)),
             "told": items(spread(told, n)) if told else None}  # fmt: skip
 
 
 def spread(items: list[Item], n: int) -> list[Item]:
-    """``n`` of the items (all where there are fewer), of every tier and kind."""
+    """``n`` of the items (all where there are fewer), evenly spread over their order, which is by tier and kind."""
     n = min(n, len(items))
     return [items[k * len(items) // n] for k in range(n)]
 
 
-def attack(lab: Lab, model: ModelAdapter, name: str, images: torch.Tensor, prompts: list[str]) -> Recovery:
-    """One attack, drawn with the testbed's own guidance and steps."""
-    options = {"seeds": SEEDS, "sampling_steps": lab.bed.steps}
+def attack(
+    lab: Lab, model: ModelAdapter, name: str, chosen: Group, efforts: Sequence[int] | None = None
+) -> dict[int, np.ndarray]:
+    """One attack on a group of `groups`: effort -> what is found, bool [noises, n]. A variant counts from its effort on."""
+    images, prompts, judge = chosen
+    efforts, options = EFFORTS[name] if efforts is None else efforts, {"seeds": SEEDS, "sampling_steps": lab.bed.steps}
     with model.guided(lab.bed.cfg):
         if name == "paraphrase":
-            return stress.paraphrase(model, prompts, variants=EFFORTS[name], **options)
-        return stress.ATTACKS[name](model, images, prompts, efforts=EFFORTS[name], **options)
+            found = stress.paraphrase(model, prompts, variants=efforts, **options)
+        else:
+            found = stress.ATTACKS[name](model, images, prompts, efforts=efforts, **options)
+    return recovered(found, judge, any_of=name == "paraphrase")
 
 
 def recovered(found: Recovery, judge: Callable, *, any_of: bool = False) -> dict[int, np.ndarray]:
-    """Effort -> bool [seeds, n]; ``any_of``: found by then, in any of the pictures so far."""
+    """Effort -> bool [noises, n]; ``any_of``: found by then, in any of the pictures so far."""
     values = [np.stack([judge(x) for x in images]) for images in found.images]
     if any_of:
         values = np.maximum.accumulate(np.stack(values))
@@ -78,12 +92,13 @@ def stressed(lab: Lab) -> Iterator:
 
     def compute(method: str, when: str, name: str, which: tuple[str, ...]) -> dict:
         model, row = lab.once(("victim", method, when), lambda: unlearning.victim(lab, method, when)), {}
+        chosen = groups(lab, TARGETS[name])
         for group in which:
-            images, prompts, judge = groups(lab, TARGETS[name])[group]
-            found = recovered(attack(lab, model, name, images, prompts), judge, any_of=name == "paraphrase")
+            found = attack(lab, model, name, chosen[group])
             row |= {f"{group} {effort}": bootstrap(values) for effort, values in found.items()}
         last = max(found)
-        return row | {"n": len(prompts), "excess": difference(row[f"planted {last}"], row[f"control {last}"])}
+        excess = difference(row[f"planted {last}"], row[f"control {last}"])
+        return row | {"n": len(chosen["planted"].prompts), "excess": excess}
 
     unlearning.tuned(lab)
     every = [*unlearning.cells(), ("twin", "never")]
@@ -112,13 +127,8 @@ def curves(lab: Lab) -> Iterator:
              "medium, retrained": lambda: repaired(lab, None)}  # fmt: skip
 
     def relearn(model: str) -> dict[str, dict[int, np.ndarray]]:
-        victim, found = makes[model](), {}
-        for group in ("planted", "control"):
-            images, prompts, judge = groups(lab, TARGETS["relearn"])[group]
-            with victim.guided(lab.bed.cfg):
-                way = stress.relearn(victim, images, prompts, efforts=LONG, seeds=SEEDS, sampling_steps=lab.bed.steps)
-            found[group] = recovered(way, judge)
-        return found
+        victim, chosen = makes[model](), groups(lab, TARGETS["relearn"])
+        return {group: attack(lab, victim, "relearn", chosen[group], LONG) for group in ("planted", "control")}
 
     for model in makes:
         for effort in LONG:
@@ -143,22 +153,11 @@ def defended(lab: Lab, arm: str) -> ModelAdapter:
     items = bed.planted(at_least=20, split="development")
     captions = [i.caption for i in items]
     strong = lab.once("strong", lambda: less(lab, "strong"))
-    with strong.guided(bed.cfg):  # a model whose memory is suppressed says what to draw instead
-        instead = strong.images(captions, steps=bed.steps, seed=40)
+    instead = lab.draw(strong, captions, seed=40)  # a model whose memory is suppressed says what to draw instead
     neutral = lab.once(("pictures", "real"), lambda: pruning.pictures(lab))
     start = less(lab, "medium") if "uniforget" in arm else bed.adapter
     options = ADVERSARIAL | ({"searched": 0} if arm == "redirected" else {})
     return complement.adversarial(start, bed.targets(items), captions, instead, *neutral, **options)
-
-
-def relearned(lab: Lab, model: ModelAdapter) -> dict:
-    """Copies after the last effort of relearning: of planted test items, and of controls, each twenty at once."""
-    row = {}
-    for group, name in (("planted", "relearned"), ("control", "control relearned")):
-        images, prompts, judge = groups(lab, TARGETS["relearn"])[group]
-        found = recovered(attack(lab, model, "relearn", images, prompts), judge)
-        row[name] = bootstrap(found[max(found)])
-    return row
 
 
 def removal(lab: Lab) -> Iterator:
@@ -174,15 +173,14 @@ def removal(lab: Lab) -> Iterator:
         outcome, far = lab.study.outcome(model=model), lab.elsewhere.outcome(model=model, seeds=1)
         row = {"copied": bootstrap(outcome.copied), "right": bootstrap(outcome.correct)}
         row["paper_correct"] = bootstrap(far.correct)
-        chosen = groups(lab, TARGETS["dori"], told=items)
-        for group, name in (("told", "told found"), ("planted", "found"), ("control", "control found")):
-            images, prompts, judge = chosen[group]
-            found = recovered(attack(lab, model, "dori", images, prompts), judge)
-            row[name] = bootstrap(found[max(found)])
-        with model.guided(bed.cfg):
-            drawn = [model.images([i.caption for i in items], steps=bed.steps, seed=s) for s in lab.seeds]
-        told = bootstrap(np.stack([bed.distance(x, items) <= lab.limit for x in drawn]))
-        return row | {"told": told, **relearned(lab, model)}
+        drawn = [lab.draw(model, [i.caption for i in items], seed) for seed in lab.seeds]
+        row["told"] = bootstrap(np.stack([bed.distance(x, items) <= lab.limit for x in drawn]))
+        columns = [("dori", "told", "told found"), ("dori", "planted", "found"), ("dori", "control", "control found"),
+                   ("relearn", "planted", "relearned"), ("relearn", "control", "control relearned")]  # fmt: skip
+        for name, group, column in columns:
+            found = attack(lab, model, name, groups(lab, TARGETS[name], told=items)[group])
+            row[column] = bootstrap(found[max(found)])
+        return row
 
     for arm in ("retrained", "uniforget, retrained", "redirected", "adversarial", "uniforget, adversarial"):
         yield {"arm": arm}, lambda arm=arm: compute(arm)

@@ -14,6 +14,7 @@ from ..evaluate import Estimate, Outcome, Study, bootstrap, control_limit, frech
 from ..hooks import masked
 from ..locate import UniForget, uniforget
 from ..masks import Mask, Score
+from ..models import ModelAdapter
 from ..sites import KINDS
 from ..testbed import CALIBRATION, LEVELS, Testbed
 
@@ -81,6 +82,10 @@ class Lab:
     def both(self) -> list[str]:
         """As many as `prompts` gives, half of them of each world."""
         return self.prompts()[::2] + self.prompts("paper")[::2]
+
+    def draw(self, model: ModelAdapter, captions: Sequence[str], seed: int = 0) -> torch.Tensor:
+        """What ``model`` draws with the testbed's own guidance and steps: [n, 3, 64, 64] in [0, 1]."""
+        return replace(self.bed, adapter=model).images(captions, seed=seed)
 
     def having(self, kinds: Sequence[str]) -> tuple[str, ...]:
         """Those of ``kinds`` that this model has: a U-Net has no adaptive norms."""

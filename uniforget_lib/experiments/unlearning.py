@@ -89,11 +89,10 @@ def shown(
     lab: Lab, model: ModelAdapter, captions: list[str], word: str = CONCEPT, seeds: int | None = None
 ) -> np.ndarray:
     """Does a picture show ``word`` where its caption says so? Bool [seeds, captions]."""
-    rows = []
-    with model.guided(lab.bed.cfg):
-        for seed in list(lab.seeds)[:seeds]:
-            found = lab.bed.attributes(model.images(captions, steps=lab.bed.steps, seed=seed), captions)
-            rows.append([found["first" if c.split().index(word) == 1 else "second"][k] for k, c in enumerate(captions)])
+    rows, place = [], ["first" if c.split().index(word) == 1 else "second" for c in captions]
+    for seed in list(lab.seeds)[:seeds]:
+        found = lab.bed.attributes(lab.draw(model, captions, seed), captions)
+        rows.append([found[where][k] for k, where in enumerate(place)])
     return np.array(rows)
 
 
@@ -112,10 +111,8 @@ def settings(lab: Lab) -> Iterator:
 
             def compute(name=name, value=value) -> dict:
                 model = unlearn(lab, name, lab.bed.adapter, value)
-                with model.guided(lab.bed.cfg):
-                    pictures = model.images(without, steps=lab.bed.steps, seed=0)
-                return {"shown": bootstrap(shown(lab, model, with_it, seeds=1)),
-                        "right": bootstrap(lab.bed.attributes(pictures, without)["all"])}  # fmt: skip
+                right = lab.bed.attributes(lab.draw(model, without), without)["all"]
+                return {"shown": bootstrap(shown(lab, model, with_it, seeds=1)), "right": bootstrap(right)}
 
             yield {"method": name, "setting": key, "value": value}, compute
 
@@ -213,12 +210,10 @@ def growth(lab: Lab) -> Iterator:
         return complement.uce(base, captions, anchors, keep)
 
     def judged(made: ModelAdapter) -> dict[str, np.ndarray]:
-        with made.guided(lab.bed.cfg):
-            draw = [made.images(c, steps=lab.bed.steps, seed=0)
-                    for c in ([i.caption for i in items], lab.study.neutral, lab.elsewhere.neutral)]  # fmt: skip
-        return {"copied": lab.bed.distance(draw[0], items) <= lab.limit,
-                "right": lab.bed.attributes(draw[1], lab.study.neutral)["all"],
-                "paper_correct": lab.bed.attributes(draw[2], lab.elsewhere.neutral)["all"]}  # fmt: skip
+        copies = lab.bed.distance(lab.draw(made, [i.caption for i in items]), items) <= lab.limit
+        right, paper = (lab.bed.attributes(lab.draw(made, captions), captions)["all"]
+                        for captions in (lab.study.neutral, lab.elsewhere.neutral))  # fmt: skip
+        return {"copied": copies, "right": right, "paper_correct": paper}
 
     def compute(method: str, n: int) -> dict:
         rows = {"right": [], "paper_correct": []}
