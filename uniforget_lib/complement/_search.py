@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from ..models.base import Cond, ModelAdapter
+from ._training import noisy
 
 
 def picture_loss(adapter: ModelAdapter, x0: Tensor, cond: Cond, generator: torch.Generator) -> Tensor:
     """Denoising loss of clean latents at one random noise level, the same for all: mean squared error of the slope, [n]."""
-    sigma = adapter.level(float(torch.rand((), generator=generator) * 0.99 + 0.01))
-    noise = torch.randn(x0.shape, generator=generator).to(x0)
-    x = adapter.noised(x0, noise, sigma)
+    x, sigma = noisy(adapter, x0, generator)
     return (adapter.conditional(x, sigma, cond) - (x - x0) / sigma).float().pow(2).flatten(1).mean(1)
 
 
@@ -33,15 +32,15 @@ def search(adapter: ModelAdapter, x0: Tensor, start: Cond, *, lr: float, batch: 
     parts = {name: v.detach().float().clone().requires_grad_() for name, v in given.items() if v is not None}
     optimizer, step = torch.optim.Adam(parts.values(), lr=lr), 0
 
-    def embedding(found: dict[str, Tensor] = parts) -> Cond:
-        return Cond(**{name: part.to(adapter.dtype) for name, part in found.items()})
+    def embedding(parts: dict[str, Tensor]) -> Cond:
+        return Cond(**{name: part.to(adapter.dtype) for name, part in parts.items()})
 
     while True:
         optimizer.zero_grad()
         total, generator = 0.0, torch.Generator().manual_seed(seed * 1_000_003 + step)
         for _ in range(batch):
             with torch.enable_grad():
-                loss = picture_loss(adapter, x0, embedding(), generator).sum() / batch
+                loss = picture_loss(adapter, x0, embedding(parts), generator).sum() / batch
                 loss.backward()
             total += float(loss.detach()) / len(x0)
         step += 1

@@ -110,13 +110,10 @@ def stressed(lab: Lab) -> Iterator:
                        lambda m=method, w=when, a=name, g=which: compute(m, w, a, g))  # fmt: skip
 
 
-def repaired(lab: Lab, ratio: float | None) -> ModelAdapter:
-    """UniForget's model (its own share of units, or ``ratio``), retrained briefly; ``ratio`` 0 prunes nothing."""
-    score = pruning.long(lab)
-    mask = score.mask(threshold=0) if ratio is None else score.mask(ratio=ratio)
-    base = lab.bed.adapter if ratio == 0 else shrink(lab.bed.adapter, mask, multiple=8)
+def repaired(lab: Lab, model: ModelAdapter) -> ModelAdapter:
+    """``model`` after a brief retraining on real neutral pictures."""
     images, captions = lab.once(("pictures", "real"), lambda: pruning.pictures(lab))
-    return complement.retrain(base, images, captions, steps=RETRAINED, **pruning.RETRAIN)
+    return complement.retrain(model, images, captions, steps=RETRAINED, **pruning.RETRAIN)
 
 
 def curves(lab: Lab) -> Iterator:
@@ -124,7 +121,7 @@ def curves(lab: Lab) -> Iterator:
     that nothing was taken from. One row an effort."""
     makes = {"unpruned": lambda: lab.bed.adapter, "twin": lambda: lab.twin.adapter,
              **{level: lambda level=level: less(lab, level) for level in pruning.LEVELS},
-             "medium, retrained": lambda: repaired(lab, None)}  # fmt: skip
+             "medium, retrained": lambda: repaired(lab, less(lab, "medium"))}  # fmt: skip
 
     def relearn(model: str) -> dict[str, dict[int, np.ndarray]]:
         victim, chosen = makes[model](), groups(lab, TARGETS["relearn"])
@@ -148,14 +145,14 @@ def less(lab: Lab, level: str) -> ModelAdapter:
 def defended(lab: Lab, arm: str) -> ModelAdapter:
     """The model of an arm of `removal`."""
     bed = lab.bed
+    start = less(lab, "medium") if "uniforget" in arm else bed.adapter
     if "retrained" in arm:
-        return repaired(lab, None if "uniforget" in arm else 0)
+        return repaired(lab, start)
     items = bed.planted(at_least=20, split="development")
     captions = [i.caption for i in items]
     strong = lab.once("strong", lambda: less(lab, "strong"))
     instead = lab.draw(strong, captions, seed=40)  # a model whose memory is suppressed says what to draw instead
     neutral = lab.once(("pictures", "real"), lambda: pruning.pictures(lab))
-    start = less(lab, "medium") if "uniforget" in arm else bed.adapter
     options = ADVERSARIAL | ({"searched": 0} if arm == "redirected" else {})
     return complement.adversarial(start, bed.targets(items), captions, instead, *neutral, **options)
 
