@@ -57,7 +57,9 @@ def test_handouts_have_no_solution_and_student_notebooks_hide_it(path):
     for exercise in exercises.read(path)[1]:
         secret = max(exercises.REGION.search(exercise.code("solution")).group(2).splitlines(), key=len).strip()
         cells = {kind: json.loads(exercises.text(path, kind))["cells"] for kind in ("none", "boxed", "shown")}
-        where = {kind: ["".join(c["source"]) for c in some if secret in "".join(c["source"])] for kind, some in cells.items()}
+        where = {
+            kind: ["".join(c["source"]) for c in some if secret in "".join(c["source"])] for kind, some in cells.items()
+        }
         assert where["none"] == []
         assert where["boxed"] and all(source.startswith("<details>") for source in where["boxed"])
         assert any(c["cell_type"] == "code" and secret in "".join(c["source"]) for c in cells["shown"])

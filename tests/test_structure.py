@@ -12,7 +12,7 @@ LIBRARY = ROOT / "uniforget_lib"
 FILES = sorted(LIBRARY.rglob("*.py"))
 # Lower may not import higher; the order is that of the pipeline.
 ORDER = ["files", "progress", "sites", "masks", "sampler", "hooks", "models", "detect", "locate", "prune", "complement", "mitigate", "stress",
-         "evaluate", "report", "viz", "testbed", "experiments"]  # fmt: skip
+         "evaluate", "report", "sweep", "alt", "viz", "live", "testbed", "experiments"]  # fmt: skip
 METHODS = ("detect", "locate", "complement", "mitigate", "stress")
 
 

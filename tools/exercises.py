@@ -124,7 +124,9 @@ def notebook(path: Path, solutions: str):
             elif name == "answer" and solutions == "boxed":
                 cells.append(new_markdown_cell(_box("Solution", answer + "\n\n" + cell.source)))
             elif name == "mistake" and solutions == "shown":
-                cells.append(new_markdown_cell("**A common mistake**, which the test refuses:\n\n" + _code(cell.source)))
+                cells.append(
+                    new_markdown_cell("**A common mistake**, which the test refuses:\n\n" + _code(cell.source))
+                )
             elif name == "notes" and solutions == "shown":
                 cells.append(new_markdown_cell("**For instructors.** " + cell.source))
             elif name in ("given", "test"):

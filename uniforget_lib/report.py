@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from time import perf_counter
 
 import pandas as pd
 import torch
@@ -81,3 +83,34 @@ class Report:
             if len(set(keys)) < len(keys):
                 raise ValueError(f"on={on!r}: {name} has several rows for one value; name more columns")
         return self.to_frame().merge(other.to_frame(), on=columns, how="outer", suffixes=("", " (other)"))
+
+
+def resume(
+    path: str | Path, cells: Iterable[tuple[dict, Callable[[], dict]]], meta: dict, limit: int | None = None
+) -> Report:
+    """Compute the rows that ``path`` does not have yet, at most ``limit`` of them, and write each there as it comes.
+
+    Args:
+        cells: a key, and what computes the row under it. A row is there if all of its key is. Every new row gets the
+            library's hash and its seconds.
+        meta: of a new report. If it has ``settings``, they must be those of the report that is continued.
+
+    Raises ValueError for a report with other settings.
+    """
+    path = Path(path)
+    report = Report.from_json(path) if path.is_file() else Report(meta)
+    if report.meta.get("settings") != meta.get("settings"):
+        old, new = report.meta.get("settings") or {}, meta.get("settings") or {}
+        differ = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+        raise ValueError(f"{path} was made with other settings ({', '.join(differ)}); choose another folder")
+    for key, compute in cells:
+        if any(all(row.get(k) == v for k, v in key.items()) for row in report.rows):
+            continue
+        if limit is not None and limit < 1:
+            break
+        limit = None if limit is None else limit - 1
+        start = perf_counter()
+        row = compute()
+        report.add(**key, **row, seconds=round(perf_counter() - start, 1), library=library_hash())
+        report.to_json(path)
+    return report

@@ -7,6 +7,7 @@ import io
 import os
 import textwrap
 from collections.abc import Sequence
+from html import escape
 
 import numpy as np
 import plotly.graph_objects as go
@@ -16,6 +17,7 @@ from PIL import Image
 from plotly.io.base_renderers import HtmlRenderer
 from torch import Tensor
 
+from .alt import describe
 from .evaluate.stats import Estimate
 
 COLOURS = {"planted": "#d1495b", "neutral": "#2e86ab", "control": "#8d99ae", "uniforget": "#d1495b",
@@ -25,7 +27,8 @@ CYCLE = ("#d1495b", "#2e86ab", "#edae49", "#3c6e47", "#8d99ae", "#7b1e3a", "#007
 
 
 class StaticRenderer(HtmlRenderer):
-    """Figures as HTML without plotly.js: the book loads its own copy once (book/_static), so no page asks a CDN."""
+    """Figures as HTML without plotly.js: the book loads its own copy once (book/_static), so no page asks a CDN. Each says
+    in words what it shows."""
 
     def __init__(self) -> None:
         super().__init__(connected=False, full_html=False, global_init=False)
@@ -33,13 +36,18 @@ class StaticRenderer(HtmlRenderer):
     def to_mimebundle(self, fig_dict: dict) -> dict[str, str]:
         html = pio.to_html(fig_dict, include_plotlyjs=False, include_mathjax=False, full_html=False,
                            config={"responsive": True, "displaylogo": False}, default_height=None)  # fmt: skip
-        return {"text/html": html}
+        words = escape(describe(go.Figure(fig_dict)), quote=True)
+        return {"text/html": f'<div role="figure" aria-label="{words}">{html}</div>'}
+
+
+def published() -> bool:
+    """Is the book being built? Then nothing may need a kernel."""
+    return bool(os.environ.get("UNIFORGET_BOOK_BUILD"))
 
 
 def use_book_style(static: bool | None = None) -> None:
-    """Set the plotly template, and the renderer: ``static`` for the published book (the default while it is built,
-    when ``UNIFORGET_BOOK_BUILD`` is set), otherwise the one that Jupyter or Colab picks."""
-    static = bool(os.environ.get("UNIFORGET_BOOK_BUILD")) if static is None else static
+    """Set the plotly template, and the renderer: ``static`` for the published book (the default while it is built), otherwise the one that Jupyter or Colab picks."""
+    static = published() if static is None else static
     template = go.layout.Template(pio.templates["plotly_white"])
     template.layout.update(font={"size": 14}, title={"font": {"size": 15}, "x": 0, "xanchor": "left"}, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
                            margin={"l": 60, "r": 20, "t": 50, "b": 50})  # fmt: skip

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from time import perf_counter
 
-from ..report import Report, library_hash, provenance
+from ..report import Report, provenance, resume
 from . import attacks, causes, locators, mitigations, pruning, recipe, unlearning
 from .lab import Lab
 
@@ -61,20 +60,8 @@ def run(name: str, lab: Lab, folder: Path = RESULTS, limit: int | None = None) -
     """
     if name not in EXPERIMENTS:
         raise ValueError(f"experiment {name!r}: use one of {sorted(EXPERIMENTS)}")
-    path, device = Path(folder) / f"{name}.json", lab.bed.adapter.device
-    report = Report.from_json(path) if path.is_file() else Report(provenance(seed=0, device=device))
-    for key, compute in EXPERIMENTS[name](lab):
-        key = {"family": lab.bed.family, **key}
-        if any(all(row.get(k) == v for k, v in key.items()) for row in report.rows):
-            continue
-        if limit is not None and limit < 1:
-            break
-        limit = None if limit is None else limit - 1
-        start = perf_counter()
-        row = compute()
-        report.add(**key, **row, seconds=round(perf_counter() - start, 1), library=library_hash())
-        report.to_json(path)
-    return report
+    cells = (({"family": lab.bed.family, **key}, compute) for key, compute in EXPERIMENTS[name](lab))
+    return resume(Path(folder) / f"{name}.json", cells, provenance(seed=0, device=lab.bed.adapter.device), limit)
 
 
 def forget(name: str, family: str, folder: Path = RESULTS) -> None:

@@ -287,3 +287,14 @@ class ModelAdapter(ABC):
         latents = self.latents(prompts, steps=steps, seed=seed, batch=batch)
         with torch.no_grad():
             return torch.cat([self.decode(z).float().cpu() for z in latents.split(batch)])
+
+    def previews(self, prompts: Sequence[str] | Cond, *, steps: int = 4, seed: int = 0) -> Tensor:
+        """What each step of a sampling heads for, if the rest were straight: images [steps, n, 3, H, W], see `images`."""
+        sigmas, found = self.sigmas(steps), []
+        with torch.no_grad():
+            cond = prompts if isinstance(prompts, Cond) else self.encode(prompts)
+            states = rollout(self.predict, self.noise(len(cond), seed), sigmas, cond, trace=True)
+            for k, (sigma, after) in enumerate(zip(sigmas[:-1], sigmas[1:])):
+                end = states[k] + (states[k + 1] - states[k]) * sigma / (sigma - after)
+                found.append(self.decode(end).float().cpu())
+        return torch.stack(found)

@@ -1,0 +1,79 @@
+"""Figures in words, for readers who do not see them: what a plotly figure shows, from its own data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+MOST = 12  # names in a list, before "and k more"
+
+
+def describe(fig: go.Figure) -> str:
+    """A description of a figure: its title, kind, axes, and for every line where it begins and ends.
+
+    It says what was drawn, not what to conclude; the text beside the figure does.
+    """
+    kinds = [trace.type for trace in fig.data]
+    words = [_plain(fig.layout.title.text)]
+    if "image" in kinds:
+        words.append(_pictures(fig))
+    elif "heatmap" in kinds:
+        words.append(_matrix(fig.data[0]))
+    elif "histogram" in kinds:
+        groups = [f"{t.name}, {len(t.x)} values" for t in fig.data if t.type == "histogram"]
+        words.append(f"Histogram of {_axis(fig, 'x')}: {_list(groups)}")
+    else:
+        words.append(_points(fig))
+    words += [_slider(slider) for slider in fig.layout.sliders]
+    return ". ".join(word for word in words if word) + "."
+
+
+def _plain(text: str | None) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", text or "")).strip()
+
+
+def _list(names: Sequence[str]) -> str:
+    names = [name for name in names if name]
+    return "; ".join(names[:MOST]) + (f"; and {len(names) - MOST} more" if len(names) > MOST else "")
+
+
+def _axis(fig: go.Figure, axis: str) -> str:
+    return _plain(fig.layout[f"{axis}axis"].title.text) or f"{axis} axis"
+
+
+def _number(value) -> str:
+    return f"{value:.3g}" if isinstance(value, (int, float)) else str(value)
+
+
+def _pictures(fig: go.Figure) -> str:
+    rows = [_plain(note.text) for note in fig.layout.annotations]
+    captions = [text for trace in fig.data if trace.type == "scatter" and trace.hovertext for text in trace.hovertext]
+    columns = list(dict.fromkeys(captions))
+    return f"Grid of pictures, rows: {_list(rows)}" + (f". Captions: {_list(columns)}" if columns else "")
+
+
+def _matrix(trace) -> str:
+    return f"Matrix in colours, {len(trace.y)} rows: {_list([str(name) for name in trace.y])}"
+
+
+def _points(fig: go.Figure) -> str:
+    found = []
+    for trace in fig.data:
+        if trace.type != "scatter" or trace.showlegend is False or trace.x is None or not len(trace.x):
+            continue
+        if "lines" in (trace.mode or "lines"):
+            ends = [f"{_number(float(trace.y[k]))} at {_number(float(trace.x[k]))}" for k in (0, -1)]
+            found.append(f"{trace.name}, from {ends[0]} to {ends[1]}")
+        else:
+            found.append(f"{trace.name}, {len(trace.x)} points")
+    shown = fig.layout.xaxis.visible is not False
+    what = f"Figure of {_axis(fig, 'y')} against {_axis(fig, 'x')}" if shown else "Map of points"
+    return f"{what}: {_list(found)}"
+
+
+def _slider(slider) -> str:
+    of, names = _plain((slider.currentvalue.prefix or "").rstrip(": ")), [step.label for step in slider.steps]
+    stops = _list(names) if len(names) <= MOST else f"{len(names)} stops from {names[0]} to {names[-1]}"
+    return f"A slider changes the {of or 'state'}: {stops}"
