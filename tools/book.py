@@ -4,12 +4,15 @@
   keeps them, outputs included, in ``_build/executed``.
   Skipped when neither a notebook, nor the library, nor a pinned version has changed since the last run that passed.
 * ``build``: stages ``_config.yml``, ``_toc.yml``, ``book/`` and the executed notebooks in ``_build/src`` (the same
-  layout as the repository, so that the "open in Colab" links are right) and builds the HTML with warnings as errors.
+  layout as the repository, so that the "open in Colab" links are right), writes what the runs took into them, and builds
+  the HTML with warnings as errors; then the slides, the course kit and the archive of it all.
+* ``record``: keeps what the last execution took in ``book/runs.json``, for pages built on other machines (a GPU's run).
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -18,10 +21,16 @@ import tempfile
 import time
 from pathlib import Path
 
+import exercises
+import runs
+import slides
+
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "_build"
 EXECUTED = BUILD / "executed"
+RUNS = EXECUTED / "runs.json"
 SOURCE = BUILD / "src"
+HTML = BUILD / "html"
 TIMEOUT = 1800  # seconds a notebook may take
 
 
@@ -60,11 +69,15 @@ def execute() -> None:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="uniforget-") as folder:  # nbmake ignores every path below a "_build"
         copies = [shutil.copy(path, folder) for path in notebooks()]
+        for path in copies:
+            runs.measure(Path(path))
         command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", folder, "--nbmake"]
         command += [f"--nbmake-timeout={TIMEOUT}", "--nbmake-kernel=python3", "--overwrite", "-p", "no:cacheprovider"]
         command += ["-q", "--durations=0", "--durations-min=0", "-n", str(workers), "--dist", "worksteal", *copies]
         subprocess_or_exit(command, "a notebook failed: its cell and error are above", UNIFORGET_OUT=str(out),
                            UNIFORGET_BOOK_BUILD="1", OMP_NUM_THREADS=str(threads))  # fmt: skip
+        took = {Path(path).stem: runs.take(Path(path)) for path in copies}
+        RUNS.write_text(json.dumps(took, indent=1))
         shutil.copytree(folder, EXECUTED / "notebooks", ignore=shutil.ignore_patterns("__pycache__", ".*"))
     stamp.write_text(key)
     print(f"== notebooks: executed in {time.monotonic() - started:.0f} s, now in {EXECUTED / 'notebooks'}")
@@ -80,11 +93,47 @@ def stage() -> None:
         shutil.copy(ROOT / name, SOURCE)
     shutil.copytree(ROOT / "book", SOURCE / "book")
     shutil.copytree(executed, SOURCE / "notebooks")
+    shutil.copytree(ROOT / "notebooks" / "exercises", SOURCE / "notebooks" / "exercises")
+    generate()
     # plotly.js comes from the installed wheel, so that it always matches the Python side and needs no CDN.
     import plotly
 
     script = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
     shutil.copy(script, SOURCE / "book" / "_static")
+
+
+def generate() -> None:
+    """Write into the staged book what only its runs know."""
+    took, others = json.loads(RUNS.read_text()), runs.recorded()
+    folder = SOURCE / "book" / "_generated"
+    folder.mkdir()
+    (folder / "status.md").write_text(runs.status(took, others), encoding="utf-8")
+    report = json.loads((EXECUTED / "out" / "report.json").read_text())
+    (folder / "result.md").write_text(runs.result(report["rows"]), encoding="utf-8")
+    (folder / "result.html").write_text(runs.figure(EXECUTED / "notebooks" / "00_tour.ipynb", "result"), encoding="utf-8")
+    (folder / "exercises.md").write_text(exercises.listing(), encoding="utf-8")
+    for name, run in took.items():
+        path = SOURCE / "notebooks" / f"{name}.ipynb"
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        first = "".join(notebook["cells"][0]["source"])
+        title, rest = first.split("\n", 1)
+        notebook["cells"][0]["source"] = f"{title}\n\n{runs.line(name, run, others)}\n{rest}"
+        path.write_text(json.dumps(notebook, ensure_ascii=False), encoding="utf-8")
+
+
+def extras() -> None:
+    """Slides, the course kit (student, handout and instructor notebooks) and the book as one archive, below the HTML."""
+    (HTML / "slides").mkdir()
+    for path in sorted((EXECUTED / "notebooks").glob("*.ipynb")):
+        source = exercises.SOURCES / f"{path.stem}.py"
+        found = exercises.read(source)[1] if source.is_file() else []
+        (HTML / "slides" / f"{path.stem}.html").write_text(slides.deck(path, found), encoding="utf-8")
+    with tempfile.TemporaryDirectory(prefix="uniforget-") as folder:
+        course = Path(folder) / "uniforget-course"
+        exercises.course(course)
+        shutil.make_archive(str(HTML / "uniforget-course"), "zip", folder, course.name)
+        shutil.copytree(HTML, Path(folder) / "uniforget-book", ignore=shutil.ignore_patterns("*.zip"))
+        shutil.make_archive(str(HTML / "uniforget-book"), "zip", folder, "uniforget-book")
 
 
 def build() -> None:
@@ -96,8 +145,14 @@ def build() -> None:
     jupyter_book = Path(sys.executable).with_name("jupyter-book")
     command = [str(jupyter_book), "build", str(SOURCE), "--path-output", str(ROOT), "-W", "-n", "--keep-going", "-q"]
     subprocess_or_exit(command, "the book did not build: the warnings above are errors")
+    extras()
     print(f"== book: built in {time.monotonic() - started:.0f} s")
-    print(f"== open: {BUILD / 'html' / 'index.html'}")
+    print(f"== open: {HTML / 'index.html'}")
+
+
+def record() -> None:
+    runs.record(json.loads(RUNS.read_text()))
+    print(f"== written: {runs.RECORDED}")
 
 
 def subprocess_or_exit(command: list[str], message: str, **env: str) -> None:
@@ -106,7 +161,7 @@ def subprocess_or_exit(command: list[str], message: str, **env: str) -> None:
 
 
 if __name__ == "__main__":
-    actions = {"execute": execute, "build": build}
+    actions = {"execute": execute, "build": build, "record": record}
     if len(sys.argv) != 2 or sys.argv[1] not in actions:
         sys.exit(f"usage: python tools/book.py {{{','.join(actions)}}}")
     actions[sys.argv[1]]()

@@ -156,18 +156,32 @@ def text(path: Path, solutions: str = "boxed") -> str:
     return nbformat.writes(made, indent=1) + "\n"
 
 
+def listing() -> str:
+    """Markdown: a table of all exercises."""
+    rows = ["| | Exercise | Difficulty | Minutes |", "|---|---|---|---|"]
+    for path in sources():
+        for e in read(path)[1]:
+            rows.append(f"| {{doc}}`{e.number} </notebooks/exercises/{path.stem}>` | {e.title} | {e.difficulty} of 3 | {e.minutes} |")
+    return "\n".join(rows) + "\n"
+
+
 def write(folder: Path, solutions: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for path in sources():
         (folder / f"{path.stem}.ipynb").write_text(text(path, solutions), encoding="utf-8")
-    print(f"== exercises: {len(sources())} notebooks in {folder}")
+    print(f"   exercises: {len(sources())} notebooks in {folder}")
+
+
+def course(folder: Path) -> None:
+    """Notebooks with closed solutions, without any, and with everything."""
+    for name, solutions in (("student", "boxed"), ("handout", "none"), ("instructor", "shown")):
+        write(folder / name, solutions)
 
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["write"]:
         write(STUDENT, "boxed")
     elif len(sys.argv) == 3 and sys.argv[1] == "course":
-        for name, solutions in (("student", "boxed"), ("handout", "none"), ("instructor", "shown")):
-            write(Path(sys.argv[2]) / name, solutions)
+        course(Path(sys.argv[2]))
     else:
         sys.exit("usage: python tools/exercises.py {write | course FOLDER}")

@@ -7,12 +7,14 @@ the training pictures of the suspects, copies are counted too.
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from .evaluate import CLOSE, bootstrap, bootstrap_ratio, change, copied, detail
@@ -24,6 +26,7 @@ from .models._pictures import check_pictures
 from .models.base import check_prompts
 from .report import Report, provenance, resume
 
+__all__ = ["METHODS", "read_suspects", "scores", "sweep"]
 METHODS = ("uniforget", "random", "magnitude")
 
 
@@ -38,6 +41,7 @@ def sweep(
     folder: str | Path,
     targets: Tensor | None = None,
     steps: int = 8,
+    guidance: float | None = None,
     batch: int = 8,
 ) -> Report:
     """A row for the unpruned model, and one for every method, strength (beta) and seed of the mask's training.
@@ -49,7 +53,7 @@ def sweep(
         folder: rows go to ``sweep.json`` there as they come, masks to ``BETA-SEED.safetensors``. A sweep that was interrupted
             goes on, in the middle of a mask too; more strengths or seeds may be added later.
         targets: training pictures of the suspects, if you have them: [n, 3, H, W] in [0, 1].
-        steps, batch: of the sampling that judges.
+        steps, guidance, batch: of the sampling that judges (guidance None: the adapter's, with which masks are trained).
 
     Raises ValueError, before anything is computed: fewer than four neutral prompts, suspects among them, or a folder with a
     sweep of another model, other prompts or another configuration.
@@ -62,12 +66,14 @@ def sweep(
     if targets is not None:
         check_pictures(adapter, targets, suspects)
     training, held_out = neutral[: len(neutral) // 2], neutral[len(neutral) // 2 :]
+    scale = adapter.cfg if guidance is None else guidance
     settings = {"model": adapter.fingerprint, "config": repr(asdict(replace(config, beta=0, seed=0))), "steps": steps,
-                "suspects": suspects, "neutral": neutral}  # fmt: skip
+                "guidance": [adapter.cfg, scale], "suspects": suspects, "neutral": neutral}  # fmt: skip
     plain: dict[str, Tensor] = {}
 
     def pictures(prompts: list[str]) -> Tensor:
-        return adapter.images(prompts, steps=steps, seed=_NOISE, batch=batch)
+        with adapter.guided(scale):
+            return adapter.images(prompts, steps=steps, seed=_NOISE, batch=batch)
 
     def row(mask: Mask | None) -> dict:
         if not plain:
@@ -91,12 +97,52 @@ def sweep(
     return resume(Path(folder) / "sweep.json", cells(), meta)
 
 
+def scores(folder: str | Path, beta: float, seed: int = 0) -> Path:
+    """Where `sweep` keeps the score of a strength and a seed: read it with ``Score.load``."""
+    return Path(folder) / f"{beta:g}-{seed}.safetensors"
+
+
+def read_suspects(path: str | Path, resolution: int) -> tuple[list[str], Tensor | None]:
+    """Captions, and the training pictures [n, 3, resolution, resolution] in [0, 1] if there are any, from a CSV with the
+    columns ``caption`` and, for every row or for none, ``file`` (beside the CSV).
+
+    Pictures are cut to their central square. Raises ValueError or FileNotFoundError naming the line.
+    """
+    captions, pictures = [], []
+    with Path(path).open(newline="", encoding="utf-8-sig") as f:
+        for line, row in enumerate(csv.DictReader(f), start=2):
+            caption, file = ((row.get(c) or "").strip() for c in ("caption", "file"))
+            if not caption:
+                raise ValueError(f"{path}, line {line}: no caption (the first line must name the column)")
+            captions.append(caption)
+            if file:
+                pictures.append(_picture(Path(path).parent / file, resolution, f"{path}, line {line}"))
+    if pictures and len(pictures) != len(captions):
+        raise ValueError(
+            f"{path}: {len(pictures)} of {len(captions)} rows name a file; name one in every row, or in none"
+        )
+    return captions, torch.stack(pictures) if pictures else None
+
+
+def _picture(path: Path, size: int, where: str) -> Tensor:
+    if not path.is_file():
+        raise FileNotFoundError(f"{where}: {path} is not there")
+    try:
+        picture = Image.open(path).convert("RGB")
+    except UnidentifiedImageError:
+        raise ValueError(f"{where}: {path} is no picture") from None
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    cut = picture.crop((left, top, left + side, top + side)).resize((size, size), Image.LANCZOS)
+    return torch.from_numpy(np.array(cut)).permute(2, 0, 1).float() / 255
+
+
 _NOISE = 7  # of the pictures that judge; masks are trained on noises 1000 and up
 
 
 def _mask(adapter, prompts: list[str], config: UniForget, method: str, beta: float, seed: int, folder) -> Mask:
     """UniForget's mask, from its file if it is there, or a control that removes as many units at every site."""
-    path = Path(folder) / f"{beta:g}-{seed}.safetensors"
+    path = scores(folder, beta, seed)
     if path.exists():
         score = Score.load(path, adapter.fingerprint)
     else:

@@ -1,4 +1,5 @@
-/* Figures follow the theme of the page: Plotly draws on its own ground otherwise, white in dark mode. */
+/* Figures follow the theme of the page (Plotly draws on its own ground otherwise, white in dark mode), fit its width, and
+   their sliders can be moved with the keyboard. */
 (function () {
   "use strict";
 
@@ -78,9 +79,46 @@
     if (Math.abs(height - graph._fullLayout.height) > 2) { window.Plotly.relayout(graph, values); }
   }
 
+  // Plotly's sliders answer to a mouse only. A native one, shown while it has the focus, serves keyboards and screen readers.
+  function keys(graph) {
+    var slider = graph._fullLayout && graph._fullLayout.sliders && graph._fullLayout.sliders[0];
+    if (!slider || graph._bookKeys) { return; }
+    var input = graph._bookKeys = document.createElement("input"), steps = slider.steps;
+    input.type = "range";
+    input.className = "keys";
+    input.min = 0;
+    input.max = steps.length - 1;
+    input.setAttribute("aria-label", (slider.currentvalue.prefix || "state").replace(/:\s*$/, ""));
+    function tell() {
+      input.value = graph._fullLayout.sliders[0].active;
+      input.setAttribute("aria-valuetext", steps[input.value].label);
+    }
+    tell();
+    graph.on("plotly_sliderchange", function () { setTimeout(tell, 0); });
+    input.addEventListener("input", function () {
+      var to = Number(input.value), step = steps[to];
+      Promise.resolve(window.Plotly[step.method].apply(null, [graph].concat(step.args)))
+        .then(function () { return window.Plotly.relayout(graph, { "sliders[0].active": to }); }).then(tell);
+    });
+    graph.parentElement.insertBefore(input, graph);
+  }
+
+  // What the theme and pandas leave without a name.
+  function names() {
+    document.querySelectorAll("table.dataframe thead th:empty").forEach(function (cell) {
+      cell.innerHTML = '<span class="unseen">row</span>';
+    });
+    var logo = document.querySelector(".sidebar-primary-item .navbar-brand.logo");
+    if (logo) { logo.parentElement.setAttribute("role", "navigation"); logo.parentElement.setAttribute("aria-label", "Home"); }
+    if (location.protocol === "file:") {  // this is the archive already
+      document.querySelectorAll("a.download").forEach(function (link) { link.remove(); });
+    }
+  }
+
   function start() {
+    names();
     paintAll();
-    if (window.Plotly) { document.querySelectorAll(".plotly-graph-div").forEach(fit); }
+    if (window.Plotly) { document.querySelectorAll(".plotly-graph-div").forEach(function (graph) { fit(graph); keys(graph); }); }
     new MutationObserver(paintAll).observe(document.documentElement, { attributeFilter: ["data-theme"] });
     // A figure inside a closed tab or a phone turned sideways: draw again at the width it has now.
     var timer;
