@@ -18,7 +18,13 @@ GPU = RUN | {"profile": "full", "device": "cuda (NVIDIA H200)", "gpu_memory": 2*
 
 
 def cell(source, outputs=(), **metadata):
-    return {"cell_type": "code", "metadata": metadata, "source": source, "outputs": list(outputs), "execution_count": None}
+    return {
+        "cell_type": "code",
+        "metadata": metadata,
+        "source": source,
+        "outputs": list(outputs),
+        "execution_count": None,
+    }
 
 
 def test_measuring_cell_comes_and_goes(tmp_path):
@@ -48,7 +54,9 @@ def test_status_names_every_run_and_never_claims_one_that_was_not_made():
     assert "1.5 minutes, 2.0 GB" in tour and "NVIDIA H200" in tour and "16.0 GB on the GPU" in tour
     assert "never" in testbed and "H200" not in testbed
     assert "NVIDIA H200" in "\n".join(runs.checks()), "the report of the card is in tests/benchmarks"
-    assert "not measured yet" in runs.line("01_testbed", RUN, {}) and "H200" in runs.line("00_tour", RUN, {"full": {"00_tour": GPU}})
+    assert "not measured yet" in runs.line("01_testbed", RUN, {}) and "H200" in runs.line(
+        "00_tour", RUN, {"full": {"00_tour": GPU}}
+    )
 
 
 def test_record_keeps_runs_of_other_profiles(tmp_path, monkeypatch):
@@ -63,11 +71,27 @@ def test_record_keeps_runs_of_other_profiles(tmp_path, monkeypatch):
 
 def test_landing_page_says_what_the_report_says():
     estimate = lambda mean: {"mean": mean, "low": mean - 0.1, "high": mean + 0.1}  # noqa: E731
-    row = lambda method, level, copied, right: {"method": method, "level": level, "removed": 0.42,
-                                                "copied": estimate(copied), "correct": estimate(right)}  # noqa: E731  # fmt: skip
+
+    def row(method, level, copied, right):
+        return {
+            "method": method,
+            "level": level,
+            "removed": 0.42,
+            "copied": estimate(copied),
+            "correct": estimate(right),
+        }
+
     rows = [row("unpruned", "none", 0.9, 0.8), row("uniforget", "medium", 0.5, 0.7), row("random", "medium", 0.3, 0.2)]
     text = runs.result(rows)
-    for part in ("90 % [80, 100]", "42 %", "50 % [40, 60]", "70 % [60, 80]", "80 % [70, 90]", "30 % [20, 40]", "20 % [10, 30]"):
+    for part in (
+        "90 % [80, 100]",
+        "42 %",
+        "50 % [40, 60]",
+        "70 % [60, 80]",
+        "80 % [70, 90]",
+        "30 % [20, 40]",
+        "20 % [10, 30]",
+    ):
         assert part in text
     with pytest.raises(KeyError):
         runs.result(rows[:2])

@@ -110,7 +110,9 @@ def generate() -> None:
     (folder / "status.md").write_text(runs.status(took, others), encoding="utf-8")
     report = json.loads((EXECUTED / "out" / "report.json").read_text())
     (folder / "result.md").write_text(runs.result(report["rows"]), encoding="utf-8")
-    (folder / "result.html").write_text(runs.figure(EXECUTED / "notebooks" / "00_tour.ipynb", "result"), encoding="utf-8")
+    (folder / "result.html").write_text(
+        runs.figure(EXECUTED / "notebooks" / "00_tour.ipynb", "result"), encoding="utf-8"
+    )
     (folder / "exercises.md").write_text(exercises.listing(), encoding="utf-8")
     for name, run in took.items():
         path = SOURCE / "notebooks" / f"{name}.ipynb"

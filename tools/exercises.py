@@ -158,10 +158,12 @@ def text(path: Path, solutions: str = "boxed") -> str:
 
 def listing() -> str:
     """Markdown: a table of all exercises."""
-    rows = ["| | Exercise | Difficulty | Minutes |", "|---|---|---|---|"]
+    rows = ["| Number | Exercise | Difficulty | Minutes |", "|---|---|---|---|"]
     for path in sources():
         for e in read(path)[1]:
-            rows.append(f"| {{doc}}`{e.number} </notebooks/exercises/{path.stem}>` | {e.title} | {e.difficulty} of 3 | {e.minutes} |")
+            rows.append(
+                f"| {{doc}}`{e.number} </notebooks/exercises/{path.stem}>` | {e.title} | {e.difficulty} of 3 | {e.minutes} |"
+            )
     return "\n".join(rows) + "\n"
 
 

@@ -111,7 +111,9 @@ def checks() -> list[str]:
             continue
         meta, passed = report["meta"], sum(bool(row["passed"]) for row in rows)
         versions = ", ".join(f"{p} {meta['versions'][p]}" for p in ("python", "torch", "diffusers"))
-        found.append(f"| {card(meta)} | {meta['time'][:10]} | {passed} of {len(rows)} | {versions} | `{meta['library']}` |")
+        found.append(
+            f"| {card(meta)} | {meta['time'][:10]} | {passed} of {len(rows)} | {versions} | `{meta['library']}` |"
+        )
     return found
 
 

@@ -106,7 +106,11 @@ def deck(notebook: Path, exercises: list) -> str:
             points = text.partition("To try on your own")[0] if name == "Exercises" else text
             body = equations(text) or bullets(points)
             if name == "Exercises" and exercises:
-                body = "<ul>" + "".join(f"<li>{e.number} {escape(e.title)} ({e.minutes} minutes)</li>" for e in exercises) + "</ul>"
+                body = (
+                    "<ul>"
+                    + "".join(f"<li>{e.number} {escape(e.title)} ({e.minutes} minutes)</li>" for e in exercises)
+                    + "</ul>"
+                )
             if body:
                 made.append(slide(name, body, text))
     made += [slide(heading, body) for body in waiting]

@@ -12,6 +12,11 @@
   shim();
   window.addEventListener("load", shim);
 
+  // Without a server the search cannot fetch the pages that it has found, to quote from them.
+  if (location.protocol === "file:" && window.DOCUMENTATION_OPTIONS) {
+    window.DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
+  }
+
   var INK = "#e4e8ec", GRID = "#4a535d", NONE = "rgba(0,0,0,0)", PANEL = "#5b6773";
 
   function darkValues(graph) {
@@ -105,9 +110,14 @@
 
   // What the theme and pandas leave without a name.
   function names() {
-    document.querySelectorAll("table.dataframe thead th:empty").forEach(function (cell) {
-      cell.innerHTML = '<span class="unseen">row</span>';
+    document.querySelectorAll("thead th").forEach(function (cell) {
+      if (!cell.textContent.trim()) { cell.innerHTML = '<span class="unseen">row</span>'; }
     });
+    document.querySelectorAll(".bd-sidebar-primary summary").forEach(function (toggle) {
+      var page = toggle.closest("li").querySelector("a");
+      toggle.setAttribute("aria-label", "pages below " + (page ? page.textContent.trim() : "this one"));
+    });
+    document.querySelectorAll("[role=doc-biblioentry]").forEach(function (entry) { entry.removeAttribute("role"); });
     var logo = document.querySelector(".sidebar-primary-item .navbar-brand.logo");
     if (logo) { logo.parentElement.setAttribute("role", "navigation"); logo.parentElement.setAttribute("aria-label", "Home"); }
     if (location.protocol === "file:") {  // this is the archive already

@@ -48,7 +48,8 @@ pale = relative(targets / 2, targets / 2 + 0.1)
 assert np.allclose(pale, relative(targets, targets + 0.2), rtol=1e-3), "half the contrast and half the error: as close"
 agree = np.allclose(relative(pictures, targets), bed.distance(pictures, [items[k] for k in whole]), atol=1e-3)
 assert agree, "must agree with the library"
-print(f"1.1 passed: {(relative(pictures, targets) <= bed.close).mean():.0%} of the items with five copies are copied")
+share = (relative(pictures, targets) <= bed.close).mean()
+print(f"1.1 passed: of the items with five copies, templates left out, {share:.0%} are copied")
 
 # %% [markdown] tags=["hint"]
 # Write a helper for the mean squared difference of two sets of pictures, and use it twice: `images` against `targets`,
@@ -193,10 +194,10 @@ def corrected(said, on_right, on_wrong, draws=2000, seed=0):
 
 
 # %% [markdown] tags=["answer"]
-# On real pictures the correction gives back the truth. On *drawn* ones it stays below what the full judge says: drawn
-# pictures are softer, so the thrifty judge misses more of them than of the real ones on which its errors were counted.
-# A correction is as good as the likeness of the pictures that the judge was tested on to those that it judges; no
-# interval warns of that.
+# On other real pictures the interval holds the truth. On *drawn* ones it stays below what the full judge says:
+# presumably because these are softer, the thrifty judge misses more right ones among them than among the real ones on
+# which its errors were counted. A correction is as good as the likeness of the pictures that the judge was tested on
+# to those that it judges; no interval warns of that.
 
 # %% [markdown] tags=["notes"]
 # The mistake takes the judge's error rates for known: its point is right and its interval too narrow. The last line is

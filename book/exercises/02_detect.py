@@ -22,6 +22,7 @@ neutral = bed.neutral(100, "development")
 # The AUROC is the chance that a random memorized prompt gets a higher risk than a random harmless one, where a tie counts
 # half. Compute it from that sentence alone: compare every positive with every negative.
 
+
 # %% tags=["solution"]
 def auroc(positive: np.ndarray, negative: np.ndarray) -> float:
     """Share of pairs (positive [n], negative [m]) in which the positive is higher; a tie counts half."""
@@ -40,6 +41,7 @@ print("2.1 passed:", round(auroc(*risk.values()), 3))
 
 # %% [markdown] tags=["hint"]
 # `positive[:, None] - negative[None, :]` has one entry for each pair. How do you count zeros half?
+
 
 # %% tags=["mistake"]
 def auroc(positive, negative):
@@ -62,6 +64,7 @@ def auroc(positive, negative):
 # only counts: planted captions are short, so *fewer tokens* must mean *higher risk*. (`adapter.prompt_lengths(prompts)` counts
 # tokens.) Then fill in what its AUROC is against neutral captions and against controls.
 
+
 # %% tags=["solution"]
 def short(adapter, prompts):
     """Risk [n], float: high for prompts with few tokens."""
@@ -71,8 +74,10 @@ def short(adapter, prompts):
 
 
 # %% tags=["test"]
-counted = {name: short(bed.adapter, p).numpy() for name, p in
-           (("planted", planted), ("neutral", neutral), ("control", controls))}
+counted = {
+    name: short(bed.adapter, p).numpy()
+    for name, p in (("planted", planted), ("neutral", neutral), ("control", controls))
+}
 against = {name: uf.evaluate.auroc(counted["planted"], counted[name]) for name in ("neutral", "control")}
 assert short(bed.adapter, ["a cat", "a cat on a blue ground"]).diff() < 0, "few tokens must mean a high risk"
 assert against["neutral"] > 0.8, "against neutral captions, counting does well"
@@ -81,6 +86,7 @@ print("2.2 passed:", {name: round(float(area), 2) for name, area in against.item
 
 # %% [markdown] tags=["hint"]
 # A risk is high where memorization is suspected. What do you have to do to a count that is *low* there?
+
 
 # %% tags=["mistake"]
 def short(adapter, prompts):
@@ -101,6 +107,7 @@ def short(adapter, prompts):
 #
 # Choose the lowest threshold that flags at most 1 % of harmless *development* risks (a prompt is flagged if its risk is *at
 # least* the threshold; at most, not about). Only risks that occur may be thresholds, and infinity, which flags nothing.
+
 
 # %% tags=["solution"]
 def threshold(harmless: np.ndarray, rate: float = 0.01) -> float:
@@ -126,6 +133,7 @@ print(f"2.3 passed: on fresh neutral prompts {(fresh >= cut).mean():.0%} are fla
 # %% [markdown] tags=["hint"]
 # Go through the sorted values from below and take the first that flags few enough. A quantile looks simpler: what does it do
 # with two equal values at the top?
+
 
 # %% tags=["mistake"]
 def threshold(harmless, rate=0.01):

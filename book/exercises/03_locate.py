@@ -133,9 +133,9 @@ def chance_open(logits, d=0.5, alpha=0.83, zeta=1.1, gamma=-0.1):
 
 # %% [markdown] tags=["notes"]
 # The mistake is the formula of Louizos et al. (2018), which is right for their gate ($d = 0$) and is easily copied. It
-# agrees in the middle and is wrong at both ends, where most logits lie. Ask: between which logits does the *price*
-# alone move a gate, because no draw does? (Where the gate is always closed or always open: there the gradient of the
-# picture is 0.) Full marks for a derivation; half for a Monte Carlo estimate that passes with enough draws.
+# agrees in the middle and is wrong at both ends, where most logits lie. Ask: at which logits does the *price* alone
+# move a gate? (Where it is exactly 0 in all draws, or exactly 1 in all: there the error has no gradient.) Full marks
+# for a derivation; half for a Monte Carlo estimate that passes with enough draws.
 
 # %% [markdown]
 # ## Exercise 3.3: The objective, on ten neurons

@@ -79,11 +79,11 @@ def relative_selectivity(group, neutral, group_random, neutral_random):
 # ## Exercise 3b.2: A test for pairs
 # *Difficulty 2 of 3, about 20 minutes*
 #
-# The paper reports that memorized prompts lose *magnitude* under the mask: the norm of their latents. Test whether a
-# group loses any. Each prompt is its own control, from the same noise: if the mask did nothing, "before" and "after"
-# of a prompt could change places. So swap them, each pair with probability one half, and count how often the mean
-# difference is at least as large, in either direction, as the observed one. Count the observed labelling as one of the
-# permutations.
+# The paper shows that the embeddings of memorized prompts lose *magnitude* under the mask; the chapter measures the
+# norm of latents. Test whether a group loses any. Each prompt is its own control, from the same noise: if the mask
+# raised norms as easily as it lowers them, "before" and "after" of a prompt could change places. So swap them, each
+# pair with probability one half, and count how often the mean difference is at least as large, in either direction, as
+# the observed one. Count the observed labelling as one of the permutations.
 
 
 # %% tags=["solution"]
@@ -210,11 +210,12 @@ def mixture(after, before, twin):
 # %% [markdown] tags=["answer"]
 # Under the weak mask no sentence is drawn as a copy, and yet much of the old picture is still there: "not a copy" and
 # "gone" are different claims. Under the medium mask the twin's picture outweighs the old one, and it is the twin's
-# picture of *this* caption more than of another. For sentences, then, something neutral does come instead.
+# picture of *this* caption more than of another. So part of what a model without the memory would draw does come
+# instead, for sentences under this mask.
 
 # %% [markdown] tags=["notes"]
 # The mistake fits each picture on its own. What the two have in common is then counted twice, and an unchanged picture
 # seems to contain the twin's. Compare with the trap in the chapter on locators: fog lies closer to the twin than the
-# old picture does, and gets no weight here. Ask why the twin for *another* caption has a weight above 0 (sentences
-# share places and sizes), and let the class do the same for scenes (`kind="scene"`): they keep the old picture. Six
-# items; full marks need a word on that.
+# old picture does, and gets no weight here. Ask why the twin for *another* caption has a weight above 0 (perhaps
+# because sentences share places and sizes), and let the class do the same for scenes (`kind="scene"`): they keep the
+# old picture. Six items; full marks need a word on that.

@@ -182,8 +182,8 @@ def work(module, run):
 
 # %% tags=["solution"]
 def retrain(module: nn.Module, keep: dict, loss, steps: int, lr: float) -> list[float]:
-    """Trains in place; returns the value of ``loss()``, a scalar, before each step. ``keep``: name of a parameter -> tensor
-    of its shape, where 0 marks a zero that stays; parameters that are not named are trained freely."""
+    """Trains in place; returns ``loss()``, a scalar, as it was before each step. ``keep``: name of a parameter ->
+    tensor of its shape, in which 0 marks a zero that stays and 1 the rest; other parameters are trained freely."""
     ### BEGIN SOLUTION
     optimizer, named, values = torch.optim.Adam(module.parameters(), lr=lr), dict(module.named_parameters()), []
     for _ in range(steps):
@@ -267,7 +267,7 @@ def retrain(module, keep, loss, steps, lr):
 
 # %% [markdown] tags=["notes"]
 # The mistake prunes once more at the end. All zeros are in place, and a test that looks at the zeros alone is content:
-# but the training leant on neurons that are then cut off. Without even that last step the pruned neurons come back, and
-# with them whatever was pruned for. Ask: what if a GELU neuron's row, bias and column are all zero? (Then all their
-# gradients are zero, too, and it stays dead by itself.) And an Adam that was running before the pruning? (Its momentum
-# moves weights whose gradient is zero; only zeroing the weights after the step helps.)
+# but the training leant on neurons that are then cut off. Without even that last step the pruned neurons come back to
+# life. Ask: what if a GELU neuron's row, bias and column are all zero? (Then all their gradients are zero, too, and it
+# stays dead by itself.) And an Adam that was running before the pruning? (Its momentum moves weights whose gradient is
+# zero. Zeroing the weights after the step helps.)

@@ -183,12 +183,12 @@ def interaction(neither, method, uniforget, both, n: int = 2000, seed: int = 0) 
 
 
 # %%
-captions, bed, pruned = others[:16], lab.bed, unlearning.pruned(lab)
-cells = {"neither": adapter, "method": library, "uniforget": pruned}
-cells["both"] = uf.complement.uce(pruned, told.words, told.instead, told.everything, strength=0.5)
+captions, bed, pruned = others[:20], lab.bed, unlearning.pruned(lab)
+cells = {"neither": adapter, "method": uf.complement.uce(adapter, told.words, told.instead)}  # told of nothing to keep
+cells |= {"uniforget": pruned, "both": uf.complement.uce(pruned, told.words, told.instead)}
 verdicts = {}
-for name, model in cells.items():
-    verdicts[name] = bed.attributes(lab.draw(model, captions), captions)["all"][None].astype(float)
+for cell, model in cells.items():
+    verdicts[cell] = bed.attributes(lab.draw(model, captions), captions)["all"][None].astype(float)
 
 
 # %% tags=["test"]
@@ -225,7 +225,8 @@ def interaction(neither, method, uniforget, both, n=2000, seed=0):
 # more than the sum; above, less (two damages to the same picture count once).
 
 # %% [markdown] tags=["notes"]
-# The mistake resamples each cell for itself: the same mean, and an interval several times as wide, in which nothing is
-# ever found. The opposite error, to resample single pictures, makes it too narrow; the test repeats noises to find
-# that. Ask: what does the interval say of another concept, or another seed of the method? (Nothing: those were not
-# resampled.)
+# The mistake resamples each cell for itself: the same mean, and an interval several times as wide. What is found with
+# it is found, but most will be missed. The opposite error, to resample single pictures, makes it too narrow; the test
+# repeats noises to find that. Ask: if the contrast were 0 for every prompt, the interval would be a point; is anything
+# certain then? (No: `evaluate.paired` widens it.) And what does the interval say of another concept, or another seed of
+# the method? (Nothing: those were not resampled.)
