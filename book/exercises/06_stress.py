@@ -68,8 +68,8 @@ def upper(found, n, tail=0.025):
 
 
 # %% [markdown] tags=["answer"]
-# None of n leaves room for $1 - 0.025^{1/n}$, about 3.7 / n. (The *rule of three*, 3 / n, is the same with a tail of 5
-# %.) "No copy was found" means nothing without the number of pictures that were tried.
+# None of n leaves room for $1 - 0.025^{1/n}$, about 3.7 / n. (The *rule of three*, 3 / n, is the same with a tail of
+# .05.) "No copy was found" means nothing without the number of pictures that were tried.
 
 # %% [markdown] tags=["notes"]
 # The mistake is the textbook's normal interval. For none of twenty its width is zero: it would call any zero a proof.
