@@ -11,11 +11,22 @@ from uniforget_lib.experiments import Lab, attacks, causes, locators, pruning, r
 from uniforget_lib.testbed import CALIBRATION, FAMILIES
 
 
+@lru_cache
+def shipped(family):
+    return Lab.load(family)
+
+
+def small_lab(**options):
+    """A lab that draws little, with the copy limit of the whole one."""
+    config = UniForget(**CALIBRATION | {"mask_steps": options.pop("mask_steps"), "batch": 2})
+    lab = Lab.load("flux", seeds=(0,), config=config, **options)
+    lab.limit = shipped("flux").limit
+    return lab
+
+
 @pytest.fixture(scope="module")
 def lab():
-    return Lab.load(
-        "flux", seeds=(0,), neutral=4, train=4, config=UniForget(**CALIBRATION | {"mask_steps": 2, "batch": 2})
-    )
+    return small_lab(neutral=4, train=4, mask_steps=2)
 
 
 KINDS_OF_CELLS = {  # experiments whose cells are not all alike, and some of every kind
@@ -30,9 +41,7 @@ KINDS_OF_CELLS = {  # experiments whose cells are not all alike, and some of eve
 @pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS_OF_CELLS)
 def test_every_kind_of_cell_computes(name, tmp_path, monkeypatch):
-    lab = Lab.load(
-        "flux", seeds=(0,), neutral=2, train=8, config=UniForget(**CALIBRATION | {"mask_steps": 1, "batch": 2})
-    )
+    lab = small_lab(neutral=2, train=8, mask_steps=1)
     make, chosen = experiments.EXPERIMENTS[name], KINDS_OF_CELLS[name]
     few = {"GRID": {"uce": unlearning.GRID["uce"]}, "DRAWS": 2, "TOLD": (1,)}
     small = {"EFFORTS": {"paraphrase": 1, "dori": (0, 1), "relearn": (0, 1), "memora": (0, 1)}, "RETRAINED": 1,
@@ -126,11 +135,6 @@ def test_a_blur_takes_as_much_detail_as_the_mask(lab):
     assert blurred.detail.mean() == pytest.approx(min(masked.detail.mean(), lab.study.outcome().detail.mean()), rel=0.1)
 
 
-@lru_cache
-def shipped(family):
-    return Lab.load(family)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES if (experiments.RESULTS / "locators.json").is_file() else ())
 def test_stored_rows_are_found_again(family):
@@ -139,7 +143,8 @@ def test_stored_rows_are_found_again(family):
     rows = {(r["method"], r["ratio"]): r for r in experiments.stored("locators").rows
             if r["family"] == family and r["scope"] == "all"}  # fmt: skip
     mask = locators.score(lab, "magnitude").mask(ratio=ratio)
-    for row, found in ((rows["unpruned", 0.0], lab.judge(None)), (rows["magnitude", ratio], lab.judge(mask))):
+    for row, chosen in ((rows["unpruned", 0.0], None), (rows["magnitude", ratio], mask)):
+        found = lab.study.outcome(chosen).row()
         for name in ("copied", "correct", "neutral_change", "detail"):
             assert found[name].mean == pytest.approx(row[name].mean, abs=0.03)
 

@@ -36,12 +36,12 @@ def family(request):
 
 @pytest.fixture(scope="module")
 def limit(family):
-    return evaluate.control_limit(family)
+    return evaluate.control_limit(family, seeds=range(3))
 
 
 @pytest.fixture(scope="module")
 def card(family, limit):
-    return family.card(limit=limit, seeds=range(2), twin=family.twin())
+    return family.card(limit=limit, seeds=range(1), twin=family.twin())
 
 
 def test_shipped_files_hold_their_sums_and_fit():
@@ -89,7 +89,7 @@ def test_memorization_follows_the_number_of_copies(card):
 
 
 def test_no_control_passes_the_conventional_threshold_either(family):
-    assert copy_rate(family, family.controls(), limit=family.close, seeds=range(2)).mean() <= 0.01
+    assert copy_rate(family, family.controls("test"), limit=family.close, seeds=range(1)).mean() <= 0.01
 
 
 @pytest.mark.parametrize("kind", ["brand", "emoji", "scene", "template", "sentence"])

@@ -103,9 +103,11 @@ def compare(
     steps = [{"label": name, "method": "restyle", "args": [{"visible": [k == i for k in range(len(names))] + [True]}]}
              for i, name in enumerate(names)]  # fmt: skip
     fig = _bare(fig, picture, states[names[0]], title)
-    slider = {"steps": steps, "active": 0, "pad": {"t": 20}, "currentvalue": {"prefix": f"{of}: "}}
-    fig.update_layout(sliders=[slider], margin={"l": 40, "r": 60})
-    return _fit(fig, picture, around=120 + fig.layout.margin.t)
+    # Above the pictures: below a high grid it would be moved without seeing what it moves.
+    slider = {"steps": steps, "active": 0, "y": 1, "yanchor": "bottom", "pad": {"b": 14}, "currentvalue": {"prefix": f"{of}: "}}
+    fig.update_layout(sliders=[slider], margin={"l": 40, "r": 60, "t": fig.layout.margin.t + 84})
+    fig.update_layout(title={"y": 1, "yanchor": "top", "yref": "container", "pad": {"t": 16}})
+    return _fit(fig, picture, around=10 + fig.layout.margin.t)
 
 
 def _add_picture(fig: go.Figure, picture: Image.Image, visible: bool) -> None:

@@ -72,16 +72,21 @@
   function fit(graph) {
     var meta = graph.layout && graph.layout.meta;
     if (!meta || !meta.aspect || !graph._fullLayout || !graph.offsetParent) { return; }
-    var margin = graph._fullLayout.margin;
-    var width = graph.offsetWidth - margin.l - margin.r;
+    var margin = graph._fullLayout.margin, sides = margin.l + margin.r;
+    var room = graph.parentElement.offsetWidth - sides;
+    // No higher than a screen, if the pictures can be made smaller without being lost.
+    var width = Math.min(room, Math.max(260, 820 / meta.aspect));
     var height = Math.round(meta.around + width * meta.aspect);
-    var values = { height: height };
+    var values = { height: height, width: width < room ? Math.round(width + sides) : null, autosize: width >= room };
     // Labels stand in gaps of 16 pixels of the picture (LABEL in viz.py), however small it is drawn.
     var size = Math.max(7, Math.min(12, Math.floor(14 * width / graph._fullLayout.xaxis.range[1])));
     (graph.layout.annotations || []).forEach(function (_, i) { values["annotations[" + i + "].font.size"] = size; });
     // The boxes around the figure have the height of a wide page.
     [graph, graph.parentElement].forEach(function (box) { if (box.style.height) { box.style.height = height + "px"; } });
-    if (Math.abs(height - graph._fullLayout.height) > 2) { window.Plotly.relayout(graph, values); }
+    var wide = values.width || graph.parentElement.offsetWidth;
+    if (Math.abs(height - graph._fullLayout.height) > 2 || Math.abs(wide - graph._fullLayout.width) > 2) {
+      window.Plotly.relayout(graph, values);
+    }
   }
 
   // Plotly's sliders answer to a mouse only. A native one, shown while it has the focus, serves keyboards and screen readers.

@@ -36,8 +36,8 @@ def test_sliders_move(watch, page_path):
     assert graphs.count() >= (page_path in (TOUR, "book/index.html")), "no figure with a slider"
     for index in range(graphs.count()):
         graph = graphs.nth(index)
-        graph.scroll_into_view_if_needed()
         rail = graph.locator(".slider-rail-touch-rect").first
+        rail.scroll_into_view_if_needed()
         pictures = []
         for share in (0.02, 0.98, 0.02):
             box = rail.bounding_box()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -90,8 +91,17 @@ class Study:
         self.testbed, self.neutral, self.limit, self.seeds = testbed, list(neutral), limit, seeds
         self.items, self.captions, self.targets = list(items), [i.caption for i in items], testbed.targets(items)
         self.real_detail = detail(testbed.real(self.neutral)).mean()
-        self.plain = self._draw()
-        self.twin_planted = [twin.images(self.captions, seed=s) for s in seeds] if twin else None
+        self.twin = twin
+
+    @cached_property
+    def plain(self) -> list[tuple[Tensor, Tensor]]:
+        """What the unmasked model draws, for each seed: planted pictures and neutral ones."""
+        return self._draw()
+
+    @cached_property
+    def twin_planted(self) -> list[Tensor] | None:
+        """What the control model draws for the planted captions, for each seed."""
+        return [self.twin.images(self.captions, seed=s) for s in self.seeds] if self.twin else None
 
     def _draw(self, mask: Mask | Sequence[Mask] | None = None, seeds: int | None = None,
               model: ModelAdapter | None = None) -> list[tuple[Tensor, Tensor]]:  # fmt: skip
