@@ -2,7 +2,7 @@
 SHELL       := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup tour book book-only test browser lint format lock clean distclean
+.PHONY: help setup tour book book-only exercises test browser lint format lock clean distclean
 
 PYTHON  ?= $(shell command -v python3.11 || command -v python3)
 VENV    ?= .venv
@@ -68,6 +68,9 @@ book: $(STAMP)  ## Set up, execute the notebooks and build the HTML book
 
 book-only: $(STAMP)  ## Build the HTML again without executing (uses the last execution)
 	@$(BIN)/python tools/book.py build
+
+exercises: $(STAMP)  ## Write the student notebooks again from book/exercises
+	@$(BIN)/python tools/exercises.py write
 
 test: $(STAMP) browser book  ## Set up, build the book once and run every test
 	@echo "== test: pytest on tests/ (the browser tests read the book in _build/html)"

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from uniforget_lib import live, viz
-from uniforget_lib.alt import describe
 from uniforget_lib.evaluate import Estimate
+from uniforget_lib.page import StaticRenderer, describe
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_words_of_a_figure_come_from_its_data(name):
     figure, parts = FIGURES[name]
     words = describe(figure)
     assert all(part in words for part in parts), words
-    html = viz.StaticRenderer().to_mimebundle(figure.to_dict())["text/html"]
+    html = StaticRenderer().to_mimebundle(figure.to_dict())["text/html"]
     label = re.match(r'<div role="figure" aria-label="([^"]+)">', html)
     assert label and len(label.group(1)) > 20
 

@@ -12,7 +12,7 @@ LIBRARY = ROOT / "uniforget_lib"
 FILES = sorted(LIBRARY.rglob("*.py"))
 # Lower may not import higher; the order is that of the pipeline.
 ORDER = ["files", "progress", "sites", "masks", "sampler", "hooks", "models", "detect", "locate", "prune", "complement", "mitigate", "stress",
-         "evaluate", "report", "sweep", "alt", "viz", "live", "testbed", "experiments"]  # fmt: skip
+         "evaluate", "report", "sweep", "page", "viz", "live", "testbed", "experiments"]  # fmt: skip
 METHODS = ("detect", "locate", "complement", "mitigate", "stress")
 
 
@@ -61,14 +61,47 @@ def test_files_stay_readable_in_one_sitting(path):
     assert len(path.read_text().splitlines()) <= 300
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "notebooks").rglob("*.ipynb")), ids=lambda p: f"{p.parent.name}-{p.stem}"
+)
 def test_notebooks_are_thin_and_clean(path):
     cells = json.loads(path.read_text())["cells"]
     code = [c for c in cells if c["cell_type"] == "code"]
-    assert any("parameters" in c["metadata"].get("tags", []) for c in code)
+    assert path.parent.name == "exercises" or any("parameters" in c["metadata"].get("tags", []) for c in code)
     for cell in code:
         assert cell["outputs"] == [] and cell["execution_count"] is None
         assert len("".join(cell["source"]).splitlines()) <= 15
+
+
+def source(cell):
+    return "".join(cell["source"])
+
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_chapters_open_and_end_alike(path):
+    cells = json.loads(path.read_text())["cells"]
+    words = [source(c) for c in cells if c["cell_type"] == "markdown"]
+    goals = words[0].partition("**You will learn to**")[2].partition("**Before you start:**")
+    assert 3 <= goals[0].count("\n* ") <= 4 and goals[2]
+    assert re.search(r"Runs in (less than |about )?[\w .]+ on two CPU cores", words[0])
+    takeaways, exercises = (f"\n{words[-1]}".partition(f"\n## {part}\n")[2] for part in ("Key takeaways", "Exercises"))
+    assert 4 <= len(re.findall(r"^[*-] ", takeaways.partition("\n## ")[0], flags=re.M)) <= 7 and exercises
+    if path.stem not in ("00_tour", "07_your_model"):
+        assert f"</notebooks/exercises/{path.stem}>" in exercises
+
+
+def test_versions_agree_and_every_notebook_installs_the_tag():
+    version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), flags=re.M).group(1)
+    assert re.search(rf"^version: {version}$", (ROOT / "CITATION.cff").read_text(), flags=re.M)
+    assert f'__version__ = "{version}"' in (LIBRARY / "__init__.py").read_text()
+    address = re.search(r"^  url: (\S+)", (ROOT / "_config.yml").read_text(), flags=re.M).group(1)
+    for path in sorted((ROOT / "notebooks").rglob("*.ipynb")):
+        first = next(source(c) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code")
+        assert f"git+{address}@v{version}" in first and "-U" not in first, path.name
+        assert not re.search(r"pip install.*(torch|numpy|diffusers)\b", first), "nothing repins what Colab brings"
 
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "book").glob("*.md"), *(ROOT / "notebooks").glob("*.ipynb")])

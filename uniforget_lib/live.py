@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from . import viz
+from .page import published
 
 Rows = dict[str, Tensor]  # name of a row -> images [n, 3, H, W]
 
@@ -34,7 +35,7 @@ def explore(
     stops, captions = list(stops), list(captions)
     if not stops or not captions:
         raise ValueError("explore needs at least one stop and one caption")
-    if viz.published():
+    if published():
         return viz.compare({_name(s): draw(s, captions) for s in stops}, columns, title, of)
     return _widget(draw, stops, captions, columns, title, of)
 

@@ -4,45 +4,23 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import textwrap
 from collections.abc import Sequence
-from html import escape
 
 import numpy as np
 import plotly.graph_objects as go
 import plotly.io as pio
 import torch
 from PIL import Image
-from plotly.io.base_renderers import HtmlRenderer
 from torch import Tensor
 
-from .alt import describe
 from .evaluate.stats import Estimate
+from .page import StaticRenderer, published
 
 COLOURS = {"planted": "#d1495b", "neutral": "#2e86ab", "control": "#8d99ae", "uniforget": "#d1495b",
            "random": "#8d99ae", "twin": "#2e86ab", "magnitude": "#edae49", "unpruned": "#3c6e47"}  # fmt: skip
 
 CYCLE = ("#d1495b", "#2e86ab", "#edae49", "#3c6e47", "#8d99ae", "#7b1e3a", "#00798c", "#b56576", "#6d597a", "#355070")
-
-
-class StaticRenderer(HtmlRenderer):
-    """Figures as HTML without plotly.js: the book loads its own copy once (book/_static), so no page asks a CDN. Each says
-    in words what it shows."""
-
-    def __init__(self) -> None:
-        super().__init__(connected=False, full_html=False, global_init=False)
-
-    def to_mimebundle(self, fig_dict: dict) -> dict[str, str]:
-        html = pio.to_html(fig_dict, include_plotlyjs=False, include_mathjax=False, full_html=False,
-                           config={"responsive": True, "displaylogo": False}, default_height=None)  # fmt: skip
-        words = escape(describe(go.Figure(fig_dict)), quote=True)
-        return {"text/html": f'<div role="figure" aria-label="{words}">{html}</div>'}
-
-
-def published() -> bool:
-    """Is the book being built? Then nothing may need a kernel."""
-    return bool(os.environ.get("UNIFORGET_BOOK_BUILD"))
 
 
 def use_book_style(static: bool | None = None) -> None:
@@ -104,7 +82,14 @@ def compare(
              for i, name in enumerate(names)]  # fmt: skip
     fig = _bare(fig, picture, states[names[0]], title)
     # Above the pictures: below a high grid it would be moved without seeing what it moves.
-    slider = {"steps": steps, "active": 0, "y": 1, "yanchor": "bottom", "pad": {"b": 14}, "currentvalue": {"prefix": f"{of}: "}}
+    slider = {
+        "steps": steps,
+        "active": 0,
+        "y": 1,
+        "yanchor": "bottom",
+        "pad": {"b": 14},
+        "currentvalue": {"prefix": f"{of}: "},
+    }
     fig.update_layout(sliders=[slider], margin={"l": 40, "r": 60, "t": fig.layout.margin.t + 84})
     fig.update_layout(title={"y": 1, "yanchor": "top", "yref": "container", "pad": {"t": 16}})
     return _fit(fig, picture, around=10 + fig.layout.margin.t)

@@ -1,13 +1,36 @@
-"""Figures in words, for readers who do not see them: what a plotly figure shows, from its own data."""
+"""Figures on a page that is published: without a kernel, without a CDN, and in words for readers who do not see them."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
+from html import escape
 
 import plotly.graph_objects as go
+import plotly.io as pio
+from plotly.io.base_renderers import HtmlRenderer
 
 MOST = 12  # names in a list, before "and k more"
+
+
+def published() -> bool:
+    """Is the book being built? Then nothing may need a kernel."""
+    return bool(os.environ.get("UNIFORGET_BOOK_BUILD"))
+
+
+class StaticRenderer(HtmlRenderer):
+    """Figures as HTML without plotly.js: the book loads its own copy once (book/_static), so no page asks a CDN. Each says
+    in words what it shows."""
+
+    def __init__(self) -> None:
+        super().__init__(connected=False, full_html=False, global_init=False)
+
+    def to_mimebundle(self, fig_dict: dict) -> dict[str, str]:
+        html = pio.to_html(fig_dict, include_plotlyjs=False, include_mathjax=False, full_html=False,
+                           config={"responsive": True, "displaylogo": False}, default_height=None)  # fmt: skip
+        words = escape(describe(go.Figure(fig_dict)), quote=True)
+        return {"text/html": f'<div role="figure" aria-label="{words}">{html}</div>'}
 
 
 def describe(fig: go.Figure) -> str:
