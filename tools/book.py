@@ -134,7 +134,7 @@ def extras() -> None:
         course = Path(folder) / "uniforget-course"
         exercises.course(course)
         shutil.make_archive(str(HTML / "uniforget-course"), "zip", folder, course.name)
-        shutil.copytree(HTML, Path(folder) / "uniforget-book", ignore=shutil.ignore_patterns("*.zip"))
+        shutil.copytree(HTML, Path(folder) / "uniforget-book", dirs_exist_ok=True)
         shutil.make_archive(str(HTML / "uniforget-book"), "zip", folder, "uniforget-book")
 
 

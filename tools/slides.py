@@ -19,10 +19,12 @@ PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}: slides</title>
 <link rel="stylesheet" href="../_static/reveal/reveal.css">
+<link rel="stylesheet" href="../_static/book.css">
 <link rel="stylesheet" href="../_static/slides.css">
 <script>MathJax = {{tex: {{inlineMath: [["$", "$"], ["\\\\(", "\\\\)"]]}}}};</script>
 <script defer src="../_static/mathjax/tex-chtml-full.js"></script>
 <script src="../_static/plotly.min.js"></script>
+<script src="../_static/book.js"></script>
 <script src="../_static/reveal/reveal.js"></script>
 <script src="../_static/reveal/notes.js"></script>
 </head>

@@ -126,7 +126,7 @@
     var logo = document.querySelector(".sidebar-primary-item .navbar-brand.logo");
     if (logo) { logo.parentElement.setAttribute("role", "navigation"); logo.parentElement.setAttribute("aria-label", "Home"); }
     if (location.protocol === "file:") {  // this is the archive already
-      document.querySelectorAll("a.download").forEach(function (link) { link.remove(); });
+      document.querySelectorAll("a[href$='uniforget-book.zip']").forEach(function (link) { link.remove(); });
     }
   }
 

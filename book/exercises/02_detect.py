@@ -126,7 +126,7 @@ assert threshold(np.arange(50.0)) == np.inf, "one of fifty would be 2 %"
 assert threshold(np.array([1.0] * 99 + [2.0])) == 2.0
 tied = np.array([1.0] * 98 + [2.0, 2.0])
 assert (tied >= threshold(tied)).mean() <= 0.01, "values that are tied are flagged together"
-cut = threshold(np.concatenate([risk["neutral"], uf.detect.wen(bed.adapter, controls).numpy()]))
+cut = threshold(uf.detect.wen(bed.adapter, neutral + controls).numpy())
 fresh = uf.detect.wen(bed.adapter, bed.neutral(100)).numpy()
 print(f"2.3 passed: on fresh neutral prompts {(fresh >= cut).mean():.0%} are flagged, not 1 %")
 

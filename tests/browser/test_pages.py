@@ -111,14 +111,20 @@ def test_book_works_unserved_and_below_a_path(watch, page_path, where):
             page.wait_for_selector("#search-results li a", timeout=15_000)
         page.wait_for_timeout(300)
         assert watched.complaints() == {}
-        assert page.locator("a.download").count() == (where != "file" and page_path == "book/index.html")
+        assert page.locator("a[href$='uniforget-book.zip']").count() == (
+            where != "file" and page_path == "book/index.html"
+        )
 
 
 def test_archive_is_the_book_and_course_kit_has_three_editions(base):
     with zipfile.ZipFile(HTML / "uniforget-book.zip") as archive:
         names = set(archive.namelist())
         assert archive.testzip() is None
-    missing = [p for p in [*PAGES, *DECKS, "_static/plotly.min.js"] if f"uniforget-book/{p}" not in names]
+    missing = [
+        p
+        for p in [*PAGES, *DECKS, "_static/plotly.min.js", "uniforget-course.zip"]
+        if f"uniforget-book/{p}" not in names
+    ]
     assert missing == []
     with zipfile.ZipFile(HTML / "uniforget-course.zip") as archive:
         for edition, solved in (("student", True), ("handout", False), ("instructor", True)):
