@@ -97,7 +97,11 @@ def test_versions_agree_and_every_notebook_installs_the_tag():
     version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), flags=re.M).group(1)
     assert re.search(rf"^version: {version}$", (ROOT / "CITATION.cff").read_text(), flags=re.M)
     assert f'__version__ = "{version}"' in (LIBRARY / "__init__.py").read_text()
-    address = re.search(r"^  url: (\S+)", (ROOT / "_config.yml").read_text(), flags=re.M).group(1)
+    config = (ROOT / "_config.yml").read_text()
+    address = re.search(r"^  url: (\S+)", config, flags=re.M).group(1)
+    assert re.search(rf"^  branch: v{version}\b", config, flags=re.M), (
+        "Colab opens the notebooks of the tag that they install"
+    )
     for path in sorted((ROOT / "notebooks").rglob("*.ipynb")):
         first = next(source(c) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code")
         assert f"git+{address}@v{version}" in first and "-U" not in first, path.name

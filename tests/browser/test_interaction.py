@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from book import DECKS, PAGES, TOUR, base, browser, settled, watch  # noqa: F401
+from book import DECKS, PAGES, ROOT, TOUR, base, browser, settled, watch  # noqa: F401
 
 SLIDERS = [page for page in PAGES if page.startswith("notebooks/0")] + ["book/index.html"]
 
@@ -77,11 +77,12 @@ def test_figures_follow_dark_mode(watch):
 
 
 def test_launch_buttons_point_into_the_repository(watch):
+    tag = re.search(r"^  branch: (\S+)", (ROOT / "_config.yml").read_text(), flags=re.M).group(1)
     page = watch().open(TOUR)
     links = page.locator("a[href]").evaluate_all("list => list.map(a => a.href)")
     colab = [link for link in links if "colab.research.google.com" in link]
     binder = [link for link in links if "mybinder.org" in link]
-    assert colab and all(link.endswith("/blob/main/notebooks/00_tour.ipynb") for link in colab), colab
+    assert colab and all(link.endswith(f"/blob/{tag}/notebooks/00_tour.ipynb") for link in colab), colab
     assert binder and all("notebooks" in link and "00_tour.ipynb" in link for link in binder), binder
 
 
