@@ -12,9 +12,9 @@ runs = pytest.importorskip("runs")
 slides = pytest.importorskip("slides", reason="needs nbconvert: pip install -e .[book]")
 
 RUN = {"seed": 0, "device": "cpu (x86_64)", "library": "abc", "versions": {"python": "3.11", "torch": "2.13", "diffusers": "0.42"},
-       "time": "2026-11-26T10:20:30+00:00", "profile": "cpu", "cores": 2, "threads": 1, "memory": 2**31, "gpu_memory": 0,
+       "time": "2026-11-26T10:20:30+00:00", "profile": "cpu", "cores": 2, "threads": 1, "memory": 2 * 10**9, "gpu_memory": 0,
        "seconds": 90.0}  # fmt: skip
-GPU = RUN | {"profile": "full", "device": "cuda (NVIDIA H200)", "gpu_memory": 2**34, "seconds": 30.0}
+GPU = RUN | {"profile": "full", "device": "cuda (NVIDIA H200)", "gpu_memory": 16 * 10**9, "seconds": 30.0}
 
 
 def cell(source, outputs=(), **metadata):
@@ -52,6 +52,11 @@ def test_status_names_every_run_and_never_claims_one_that_was_not_made():
     text = runs.status({"00_tour": RUN, "01_testbed": RUN}, {"full": {"00_tour": GPU}})
     tour, testbed = (next(line for line in text.splitlines() if name in line) for name in ("00_tour", "01_testbed"))
     assert "1.5 minutes, 2.0 GB" in tour and "NVIDIA H200" in tour and "16.0 GB on the GPU" in tour
+    built_there = runs.status({"00_tour": GPU}, {"cpu": {"00_tour": RUN}})
+    assert "1 of 2 cores" in built_there and "NVIDIA H200" in built_there and "never" not in built_there
+    assert runs.line("00_tour", GPU, {}).startswith(
+        "**Measured:** *cpu* not measured yet; *colab* not measured yet; *full* 30 s"
+    )
     assert "never" in testbed and "H200" not in testbed
     assert "NVIDIA H200" in "\n".join(runs.checks()), "the report of the card is in tests/benchmarks"
     assert "not measured yet" in runs.line("01_testbed", RUN, {}) and "H200" in runs.line(

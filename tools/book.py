@@ -76,7 +76,7 @@ def execute() -> None:
         command += ["-q", "--durations=0", "--durations-min=0", "-n", str(workers), "--dist", "worksteal", *copies]
         subprocess_or_exit(command, "a notebook failed: its cell and error are above", UNIFORGET_OUT=str(out),
                            UNIFORGET_BOOK_BUILD="1", OMP_NUM_THREADS=str(threads))  # fmt: skip
-        took = {Path(path).stem: runs.take(Path(path)) for path in copies}
+        took = {Path(path).stem: runs.take(Path(path)) | {"workers": workers} for path in copies}
         RUNS.write_text(json.dumps(took, indent=1))
         shutil.copytree(folder, EXECUTED / "notebooks", ignore=shutil.ignore_patterns("__pycache__", ".*"))
     stamp.write_text(key)
@@ -153,6 +153,8 @@ def build() -> None:
 
 
 def record() -> None:
+    if not RUNS.is_file():
+        sys.exit("no notebook has been executed yet: run `make book`")
     runs.record(json.loads(RUNS.read_text()))
     print(f"== written: {runs.RECORDED}")
 

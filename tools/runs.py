@@ -13,15 +13,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RECORDED = ROOT / "book" / "runs.json"
 GPU_CHECKS = ROOT / "tests" / "benchmarks"
-PROFILES = {"cpu": "CPU", "colab": "Colab (a T4-class GPU)", "full": "Full (an 80 GB GPU)"}
 
 CELL = """\
-import json, os, resource, torch
+import json, os, resource, sys, torch
 import uniforget_lib
 device = uniforget_lib.profile().device
 print(json.dumps(uniforget_lib.provenance(seed=0, device=device) | {
     "profile": uniforget_lib.profile().name, "cores": os.cpu_count(), "threads": torch.get_num_threads(),
-    "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
     "gpu_memory": torch.cuda.max_memory_allocated() if device != "cpu" else 0}))
 """
 
@@ -68,19 +67,26 @@ def record(runs: dict[str, dict]) -> None:
 def took(run: dict) -> str:
     minutes = run["seconds"] / 60
     time = f"{minutes:.1f} minutes" if minutes >= 1 else f"{run['seconds']:.0f} seconds"
-    gpu = f", {run['gpu_memory'] / 2**30:.1f} GB on the GPU" if run["gpu_memory"] else ""
-    return f"{time}, {run['memory'] / 2**30:.1f} GB of memory{gpu}"
+    gpu = f", {run['gpu_memory'] / 1e9:.1f} GB on the GPU" if run["gpu_memory"] else ""
+    return f"{time}, {run['memory'] / 1e9:.1f} GB of memory{gpu}"
 
 
 def line(name: str, run: dict, others: dict[str, dict]) -> str:
     """Markdown under the title of a notebook: what its run took on every profile, and where its slides are."""
-    beside = f"on {run['threads']} thread{'s' * (run['threads'] != 1)}, beside another notebook"
-    parts = [f"*cpu* {took(run)} (the run behind this page, {beside})"]
-    for profile in ("colab", "full"):
-        other = others.get(profile, {}).get(name)
-        parts.append(f"*{profile}* " + (f"{took(other)} ({card(other)})" if other else "not measured yet"))
+    known = {profile: runs[name] for profile, runs in others.items() if name in runs} | {run["profile"]: run}
+    parts = []
+    for profile in ("cpu", "colab", "full"):
+        other = known.get(profile)
+        here = ", the run behind this page" if other is run else ""
+        parts.append(f"*{profile}* " + (f"{took(other)} ({machine(other)}{here})" if other else "not measured yet"))
     slides = f'<a href="../slides/{name}.html">Slides</a> of this chapter.'
     return f"**Measured:** {'; '.join(parts)}. {{doc}}`All notebooks </book/status>`. {slides}"
+
+
+def machine(run: dict) -> str:
+    """The card, or how many threads on how many cores; notebooks may run side by side."""
+    beside = ", beside another notebook" if run.get("workers", 1) > 1 else ""
+    return card(run) if run["gpu_memory"] else f"{run['threads']} of {run['cores']} cores{beside}"
 
 
 def card(run: dict) -> str:
@@ -89,15 +95,18 @@ def card(run: dict) -> str:
 
 def status(runs: dict[str, dict], others: dict[str, dict]) -> str:
     """Markdown tables of the last runs: a row a notebook; and of the library's checks on a GPU."""
-    rows = ["| Notebook | Last CPU run | Took | Last run on a GPU |", "|---|---|---|---|"]
+    rows = ["| Notebook | Last CPU run | Last run on a GPU |", "|---|---|---|"]
     for name, run in runs.items():
-        gpu = [other[name] for profile, other in others.items() if profile != "cpu" and name in other]
-        last = "; ".join(f"{g['time'][:10]}, {card(g)}, {took(g)}" for g in gpu) or "never"
-        rows.append(f"| {{doc}}`/notebooks/{name}` | {run['time'][:16].replace('T', ' ')} | {took(run)} | {last} |")
+        known = {profile: found[name] for profile, found in others.items() if name in found} | {run["profile"]: run}
+        on = [[r for r in known.values() if bool(r["gpu_memory"]) == gpu] for gpu in (False, True)]
+        cells = (
+            "; ".join(f"{r['time'][:16].replace('T', ' ')}: {took(r)} ({machine(r)})" for r in found) or "never"
+            for found in on
+        )
+        rows.append(f"| {{doc}}`/notebooks/{name}` | {' | '.join(cells)} |")
     first = next(iter(runs.values()))
     versions = ", ".join(f"{package} {version}" for package, version in first["versions"].items())
-    about = (f"Run on {first['cores']} cores of {card(first)}, {first['threads']} thread(s) a notebook, two notebooks at a "
-             f"time; {versions}; library `{first['library']}`.")  # fmt: skip
+    about = f"The runs behind this book: {card(first)}; {versions}; library `{first['library']}`."
     return "\n".join([*rows, "", about, "", *checks()]) + "\n"
 
 
@@ -118,7 +127,7 @@ def checks() -> list[str]:
 
 
 def result(rows: list[dict]) -> str:
-    """Markdown: the tour's result in three sentences, from its own report."""
+    """Markdown: the tour's result in a few sentences, from the rows of its own report."""
     found = {(row["method"], row["level"]): row for row in rows}
     start, ours, chance = (found[key] for key in (("unpruned", "none"), ("uniforget", "medium"), ("random", "medium")))
 

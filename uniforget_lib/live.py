@@ -1,5 +1,5 @@
-"""Figures to play with: a slider that draws what it is asked for in Jupyter and Colab (ipywidgets), and that has everything
-drawn beforehand in the published book, which has no kernel. Both look alike, because both show `viz.grid`."""
+"""Figures to play with: a slider over pictures that needs no kernel, and in Jupyter and Colab a box (ipywidgets) in which a
+caption of one's own is drawn in the same figure."""
 
 from __future__ import annotations
 
@@ -18,51 +18,50 @@ def explore(
     stops: Sequence,
     captions: Sequence[str],
     *,
-    columns: Sequence[str] = (),
+    columns: Sequence[str] | None = None,
     title: str = "",
     of: str = "share removed",
 ):
     """A slider over ``stops``; ``draw(stop, captions)`` gives named rows of images for each.
 
-    In the published book: a plotly figure with all stops. With a kernel: a widget that draws a stop when it is chosen (once),
-    and has a box for a caption of your own, which is drawn beside the others.
+    In the published book: a plotly figure. With a kernel: the figure is displayed, and a widget is returned, a box for a
+    caption of your own, which is drawn at all stops under it.
 
     Args:
-        captions: what is drawn at first. columns: what appears on hover, one a column.
+        columns: what appears on hover, one a column (None: the captions).
 
     Raises ValueError for no stops or no captions, before anything is drawn.
     """
     stops, captions = list(stops), list(captions)
     if not stops or not captions:
         raise ValueError("explore needs at least one stop and one caption")
+
+    def figure(asked: list[str], title: str):
+        return viz.compare({_name(s): draw(s, asked) for s in stops}, asked if columns is None else columns, title, of)
+
     if published():
-        return viz.compare({_name(s): draw(s, captions) for s in stops}, columns, title, of)
-    return _widget(draw, stops, captions, columns, title, of)
+        return figure(captions, title)
+    return _with_box(figure, captions, title)
 
 
 def _name(stop) -> str:
     return f"{stop:g}" if isinstance(stop, (int, float)) else str(stop)
 
 
-def _widget(draw, stops: list, captions: list[str], columns: Sequence[str], title: str, of: str):
+def _with_box(figure: Callable, captions: list[str], title: str):
     import ipywidgets as widgets
     from IPython.display import display
 
-    slider = widgets.SelectionSlider(options=[(_name(s), s) for s in stops], description=of, continuous_update=False,
-                                     style={"description_width": "initial"})  # fmt: skip
-    own = widgets.Text(placeholder="a caption of your own, then Enter", continuous_update=False, description="add",
-                       layout={"width": "28em"})  # fmt: skip
-    figure, drawn = widgets.Output(), {}
+    display(figure(captions, title))
+    own = widgets.Text(placeholder="a caption of your own, then Enter", continuous_update=False, description="draw",
+                       layout={"width": "30em"})  # fmt: skip
+    place = widgets.Output()
 
-    def show(*_) -> None:
-        asked = (slider.value, own.value.strip())
-        if asked not in drawn:
-            drawn[asked] = viz.grid(draw(asked[0], captions + [asked[1]] * bool(asked[1])), columns, title)
-        figure.clear_output(wait=True)
-        with figure:
-            display(drawn[asked])
+    def show(_) -> None:
+        place.clear_output(wait=True)
+        with place:  # errors appear here, too
+            if caption := own.value.strip():
+                display(figure([caption], caption))
 
-    slider.observe(show, "value")
     own.observe(show, "value")
-    show()
-    return widgets.VBox([widgets.HBox([slider, own]), figure])
+    return widgets.VBox([own, place])

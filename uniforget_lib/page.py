@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 from collections.abc import Sequence
 from html import escape
 
+import numpy as np
 import plotly.graph_objects as go
 import plotly.io as pio
 from plotly.io.base_renderers import HtmlRenderer
@@ -45,7 +47,7 @@ def describe(fig: go.Figure) -> str:
     elif "heatmap" in kinds:
         words.append(_matrix(fig.data[0]))
     elif "histogram" in kinds:
-        groups = [f"{t.name}, {len(t.x)} values" for t in fig.data if t.type == "histogram"]
+        groups = [f"{t.name}, {len(_values(t.x))} values" for t in fig.data if t.type == "histogram"]
         words.append(f"Histogram of {_axis(fig, 'x')}: {_list(groups)}")
     else:
         words.append(_points(fig))
@@ -66,8 +68,18 @@ def _axis(fig: go.Figure, axis: str) -> str:
     return _plain(fig.layout[f"{axis}axis"].title.text) or f"{axis} axis"
 
 
+def _values(data) -> Sequence:
+    """Coordinates as they are, or decoded: plotly writes arrays of numbers as base64."""
+    if isinstance(data, dict):
+        return np.frombuffer(base64.b64decode(data["bdata"]), dtype=data["dtype"])
+    return () if data is None else data
+
+
 def _number(value) -> str:
-    return f"{value:.3g}" if isinstance(value, (int, float)) else str(value)
+    try:
+        return f"{float(value):.3g}"
+    except (TypeError, ValueError):  # a name, or a date
+        return str(value)
 
 
 def _pictures(fig: go.Figure) -> str:
@@ -83,14 +95,15 @@ def _matrix(trace) -> str:
 
 def _points(fig: go.Figure) -> str:
     found = []
-    for trace in fig.data:
-        if trace.type != "scatter" or trace.showlegend is False or trace.x is None or not len(trace.x):
+    for k, trace in enumerate(fig.data, start=1):
+        if trace.type != "scatter" or trace.showlegend is False or not len(_values(trace.x)):
             continue
+        name, x, y = trace.name or f"line {k}", _values(trace.x), _values(trace.y)
         if "lines" in (trace.mode or "lines"):
-            ends = [f"{_number(float(trace.y[k]))} at {_number(float(trace.x[k]))}" for k in (0, -1)]
-            found.append(f"{trace.name}, from {ends[0]} to {ends[1]}")
+            ends = [f"{_number(y[end])} at {_number(x[end])}" for end in (0, -1)]
+            found.append(f"{name}, from {ends[0]} to {ends[1]}")
         else:
-            found.append(f"{trace.name}, {len(trace.x)} points")
+            found.append(f"{name}, {len(x)} points")
     shown = fig.layout.xaxis.visible is not False
     what = f"Figure of {_axis(fig, 'y')} against {_axis(fig, 'x')}" if shown else "Map of points"
     return f"{what}: {_list(found)}"

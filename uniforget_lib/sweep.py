@@ -1,4 +1,4 @@
-"""UniForget on a model of your own: masks over strengths and seeds, each beside its controls, resumable.
+"""UniForget on a model of your own: masks over strengths and seeds, each beside its controls, resumable; and an attack on one.
 
 No truth is known of such a model, so what can be measured is how much pictures *change*: those of suspected prompts, those
 of neutral prompts that no mask saw, and what random and magnitude pruning of as many units a site do to both. Where you have
@@ -8,26 +8,30 @@ the training pictures of the suspects, copies are counted too.
 from __future__ import annotations
 
 import csv
+import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from .evaluate import CLOSE, bootstrap, bootstrap_ratio, change, copied, detail
+from .evaluate import CLOSE, bootstrap, bootstrap_ratio, change, copied, detail, stack
+from .files import load_tensors
 from .hooks import masked
 from .locate import UniForget, magnitude, random, uniforget
 from .masks import Mask, Score
 from .models import ModelAdapter
-from .models._pictures import check_pictures
+from .models._pictures import check_pictures, read_picture
 from .models.base import check_prompts
 from .report import Report, provenance, resume
+from .stress import dori
 
-__all__ = ["METHODS", "read_suspects", "scores", "sweep"]
+__all__ = ["attack", "read_neutral", "read_pictures", "read_suspects", "scores", "sweep"]
 METHODS = ("uniforget", "random", "magnitude")
+JUDGED, DRAWN = 7, (100,)  # noises of the pictures that judge, and that an attack draws; masks train on 1000 and up
 
 
 def sweep(
@@ -48,117 +52,178 @@ def sweep(
 
     Args:
         suspects: prompts that may be memorized; no mask sees them.
-        neutral: neutral prompts. The first half trains the masks, the second half measures what they cost.
+        neutral: neutral prompts, each once. Every other one trains the masks, the rest measure what they cost.
         config: everything about the masks but ``beta`` and ``seed``.
-        folder: rows go to ``sweep.json`` there as they come, masks to ``BETA-SEED.safetensors``. A sweep that was interrupted
-            goes on, in the middle of a mask too; more strengths or seeds may be added later.
+        folder: rows go to ``sweep.json`` there as they come, scores to files of their own (`scores`). A sweep that was
+            interrupted goes on, in the middle of a mask too; more strengths or seeds may be added later.
         targets: training pictures of the suspects, if you have them: [n, 3, H, W] in [0, 1].
         steps, guidance, batch: of the sampling that judges (guidance None: the adapter's, with which masks are trained).
 
-    Raises ValueError, before anything is computed: fewer than four neutral prompts, suspects among them, or a folder with a
-    sweep of another model, other prompts or another configuration.
+    Raises ValueError, before anything is computed: fewer than four neutral prompts, one twice or among the suspects, a
+    strength that is no number, or a folder with a sweep of another model, other prompts, pictures or settings.
     """
     suspects, neutral = check_prompts(suspects), check_prompts(neutral)
-    if len(neutral) < 4 or set(suspects) & set(neutral):
-        raise ValueError("neutral: give at least four prompts, none of which is a suspect")
+    if len(neutral) < 4 or set(suspects) & set(neutral) or len(set(neutral)) < len(neutral):
+        raise ValueError("neutral: give at least four prompts, each once, none of which is a suspect")
     if not strengths or not seeds:
         raise ValueError("strengths and seeds: give at least one of each")
+    configs = {(float(b), int(s)): replace(config, beta=float(b), seed=1000 + int(s)) for b in strengths for s in seeds}
+    adapter.sites(config.kinds)  # raises for kinds that the model has not
     if targets is not None:
         check_pictures(adapter, targets, suspects)
-    training, held_out = neutral[: len(neutral) // 2], neutral[len(neutral) // 2 :]
-    scale = adapter.cfg if guidance is None else guidance
-    settings = {"model": adapter.fingerprint, "config": repr(asdict(replace(config, beta=0, seed=0))), "steps": steps,
-                "guidance": [adapter.cfg, scale], "suspects": suspects, "neutral": neutral}  # fmt: skip
+    training, held_out = neutral[::2], neutral[1::2]
+    scale = adapter.cfg if guidance is None else float(guidance)
+    settings = _settings(adapter, config, training) | {
+        "steps": steps, "guidance": scale, "suspects": suspects, "held_out": held_out, "targets": _digest(targets)}  # fmt: skip
     plain: dict[str, Tensor] = {}
 
-    def pictures(prompts: list[str]) -> Tensor:
-        with adapter.guided(scale):
-            return adapter.images(prompts, steps=steps, seed=_NOISE, batch=batch)
+    def pictures(mask: Mask | None) -> dict[str, Tensor]:
+        with nullcontext() if mask is None else masked(adapter, mask), adapter.guided(scale):
+            groups = (("suspect", suspects), ("neutral", held_out))
+            return {name: adapter.images(p, steps=steps, seed=JUDGED, batch=batch) for name, p in groups}
 
     def row(mask: Mask | None) -> dict:
         if not plain:
-            plain.update(suspect=pictures(suspects), neutral=pictures(held_out))
-        if mask is None:
-            found = plain
-        else:
-            with masked(adapter, mask):
-                found = {"suspect": pictures(suspects), "neutral": pictures(held_out)}
-        return _measure(found, plain, targets) | {"removed": 0.0 if mask is None else round(mask.sparsity(), 4)}
+            plain.update(pictures(None))
+        found = plain if mask is None else pictures(mask)
+        return {"removed": 0.0 if mask is None else round(mask.sparsity(), 4), **_measure(found, plain, targets)}
 
     def cells() -> Iterator[tuple[dict, object]]:
         yield {"method": "unpruned", "strength": 0.0, "seed": 0}, lambda: row(None)
-        for beta in strengths:
-            for seed in seeds:
-                for method in METHODS:
-                    key = {"method": method, "strength": float(beta), "seed": int(seed)}
-                    yield key, lambda m=method, b=beta, s=seed: row(_mask(adapter, training, config, m, b, s, folder))
+        for (beta, seed), chosen in configs.items():
+            for method in METHODS:
+                key = {"method": method, "strength": beta, "seed": seed}
+                path = scores(folder, beta, seed)
+                yield key, lambda m=method, c=chosen, p=path: row(_mask(adapter, training, c, m, p))
 
-    meta = provenance(seed=seeds[0], device=adapter.device) | {"settings": settings}
+    meta = provenance(seed=int(seeds[0]), device=adapter.device) | {"settings": settings}
     return resume(Path(folder) / "sweep.json", cells(), meta)
 
 
 def scores(folder: str | Path, beta: float, seed: int = 0) -> Path:
     """Where `sweep` keeps the score of a strength and a seed: read it with ``Score.load``."""
-    return Path(folder) / f"{beta:g}-{seed}.safetensors"
+    return Path(folder) / f"{float(beta)!r}-{int(seed)}.safetensors"
 
 
-def read_suspects(path: str | Path, resolution: int) -> tuple[list[str], Tensor | None]:
-    """Captions, and the training pictures [n, 3, resolution, resolution] in [0, 1] if there are any, from a CSV with the
-    columns ``caption`` and, for every row or for none, ``file`` (beside the CSV).
+def attack(
+    adapter: ModelAdapter,
+    mask: Mask,
+    prompts: Sequence[str],
+    targets: Tensor | None = None,
+    *,
+    efforts: Sequence[int] = (0, 50),
+    folder: str | Path,
+    steps: int = 8,
+    guidance: float | None = None,
+    batch: int = 1,
+) -> Report:
+    """Search for pictures with the model as it is, and under ``mask`` (`stress.dori`): a row for each, effort and goal.
 
-    Pictures are cut to their central square. Raises ValueError or FileNotFoundError naming the line.
+    The goals are ``targets`` [n, 3, H, W] in [0, 1], or else what the unpruned model draws; and, as a control, their mirror
+    images: of the same making and, to a model that was not trained on mirrored pictures, new. Only the excess over the
+    control counts.
+
+    Args:
+        efforts: steps of the search after which to draw. folder: rows go to ``attacked.json`` there; it resumes.
+        batch: pictures attacked at once; each needs the graph of a forward (`evaluate.graph`).
+
+    Raises ValueError for pictures that do not fit, and for a folder with an attack of other settings.
     """
-    captions, pictures = [], []
+    prompts = check_prompts(prompts)
+    scale = adapter.cfg if guidance is None else float(guidance)
+    if targets is None:
+        with adapter.guided(scale):
+            targets = adapter.images(prompts, steps=steps, seed=JUDGED, batch=batch)
+    check_pictures(adapter, targets, prompts)
+    goals = {"suspects": targets, "mirrored": targets.flip(-1)}
+    settings = {"model": adapter.fingerprint, "mask": _digest(torch.cat(list(mask.values.values()))), "prompts": prompts,
+                "targets": _digest(targets), "efforts": list(efforts), "steps": steps, "guidance": scale}  # fmt: skip
+
+    def row(pruned: bool, goal: Tensor) -> dict:
+        near = {effort: [] for effort in efforts}
+        options = {"efforts": efforts, "seeds": DRAWN, "sampling_steps": steps}
+        with masked(adapter, mask) if pruned else nullcontext(), adapter.guided(scale):
+            for start in range(0, len(prompts), batch):
+                part = slice(start, start + batch)
+                found = dori(adapter, goal[part], prompts[part], **options)
+                for effort, images in zip(found.efforts, found.images):
+                    near[effort].extend(copied(images[0], goal[part], CLOSE))
+        return {f"copied after {effort}": bootstrap(np.array(hits)[None]) for effort, hits in near.items()}
+
+    cells = (({"model": "pruned" if pruned else "unpruned", "goal": name}, lambda p=pruned, g=goal: row(p, g))
+             for pruned in (False, True) for name, goal in goals.items())  # fmt: skip
+    meta = provenance(seed=DRAWN[0], device=adapter.device) | {"settings": settings}
+    return resume(Path(folder) / "attacked.json", cells, meta)
+
+
+def read_suspects(path: str | Path) -> tuple[list[str], list[Path] | None]:
+    """Captions, and the files of their training pictures if there are any, from a CSV with the columns ``caption`` and, for
+    every row or for none, ``file`` (beside the CSV).
+
+    Raises ValueError or FileNotFoundError naming the line.
+    """
+    captions, files = [], []
     with Path(path).open(newline="", encoding="utf-8-sig") as f:
-        for line, row in enumerate(csv.DictReader(f), start=2):
+        reader = csv.DictReader(f)
+        if "caption" not in (reader.fieldnames or ()):
+            raise ValueError(f"{path}: the first line must name the columns: caption and, if you have pictures, file")
+        for row in reader:
+            where = f"{path}, line {reader.line_num}"
+            if None in row:
+                raise ValueError(f"{where}: more fields than columns; a caption with a comma needs quotes around it")
             caption, file = ((row.get(c) or "").strip() for c in ("caption", "file"))
             if not caption:
-                raise ValueError(f"{path}, line {line}: no caption (the first line must name the column)")
+                raise ValueError(f"{where}: no caption")
             captions.append(caption)
             if file:
-                pictures.append(_picture(Path(path).parent / file, resolution, f"{path}, line {line}"))
-    if pictures and len(pictures) != len(captions):
-        raise ValueError(
-            f"{path}: {len(pictures)} of {len(captions)} rows name a file; name one in every row, or in none"
-        )
-    return captions, torch.stack(pictures) if pictures else None
+                files.append(Path(path).parent / file)
+                if not files[-1].is_file():
+                    raise FileNotFoundError(f"{where}: {files[-1]} is not there")
+    if not captions or (files and len(files) != len(captions)):
+        raise ValueError(f"{path}: {len(captions)} rows, {len(files)} with a file; give one in every row, or in none")
+    return captions, files or None
 
 
-def _picture(path: Path, size: int, where: str) -> Tensor:
-    if not path.is_file():
-        raise FileNotFoundError(f"{where}: {path} is not there")
-    try:
-        picture = Image.open(path).convert("RGB")
-    except UnidentifiedImageError:
-        raise ValueError(f"{where}: {path} is no picture") from None
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    cut = picture.crop((left, top, left + side, top + side)).resize((size, size), Image.LANCZOS)
-    return torch.from_numpy(np.array(cut)).permute(2, 0, 1).float() / 255
+def read_pictures(files: Sequence[Path], resolution: int) -> Tensor:
+    """Central squares of pictures: [n, 3, resolution, resolution] in [0, 1]. Raises ValueError naming a file that is none."""
+    return stack([read_picture(path, resolution, str(path)) for path in files])
 
 
-_NOISE = 7  # of the pictures that judge; masks are trained on noises 1000 and up
+def read_neutral(path: str | Path) -> list[str]:
+    """The prompts of a text file, one a line, each once; empty lines do not count."""
+    lines = (line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines())
+    return list(dict.fromkeys(line for line in lines if line))
 
 
-def _mask(adapter, prompts: list[str], config: UniForget, method: str, beta: float, seed: int, folder) -> Mask:
+def _settings(adapter: ModelAdapter, config: UniForget, prompts: list[str]) -> dict:
+    """What a score of the sweep depends on, strength and seed apart. (How much is run at once changes nothing.)"""
+    fixed = replace(config, beta=0, seed=0, checkpoint=False, micro_batch=None)
+    return {"model": adapter.fingerprint, "resolution": adapter.resolution, "dtype": str(adapter.dtype), "cfg": adapter.cfg,
+            "config": repr(asdict(fixed)), "training": prompts}  # fmt: skip
+
+
+def _digest(values: Tensor | None) -> str:
+    return "" if values is None else hashlib.sha256(values.float().cpu().numpy().tobytes()).hexdigest()[:16]
+
+
+def _mask(adapter: ModelAdapter, prompts: list[str], config: UniForget, method: str, path: Path) -> Mask:
     """UniForget's mask, from its file if it is there, or a control that removes as many units at every site."""
-    path = scores(folder, beta, seed)
+    key = hashlib.sha256(repr(_settings(adapter, config, prompts)).encode()).hexdigest()[:16]
     if path.exists():
+        if load_tensors(path)[1].get("settings") != key:
+            raise ValueError(f"{path} was trained with other settings; choose another folder, or delete it")
         score = Score.load(path, adapter.fingerprint)
     else:
         state = path.with_suffix(".state")
-        score = uniforget(adapter, prompts, replace(config, beta=float(beta), seed=seed + 1000), state=state)
-        score.save(path)
+        score = uniforget(adapter, prompts, config, state=state)
+        score.save(path, settings=key)
         state.unlink(missing_ok=True)
     mask = score.mask(threshold=0)
     if method == "uniforget":
         return mask
-    made = (
-        magnitude(adapter, kinds=config.kinds)
-        if method == "magnitude"
-        else random(adapter, kinds=config.kinds, seed=seed)
-    )
-    return made.match(mask)
+    if method == "magnitude":
+        return magnitude(adapter, kinds=config.kinds).match(mask)
+    return random(adapter, kinds=config.kinds, seed=config.seed).match(mask)
 
 
 @torch.no_grad()

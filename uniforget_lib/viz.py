@@ -65,7 +65,7 @@ def grid(rows: dict[str, Tensor], captions: Sequence[str] = (), title: str = "")
     picture = mosaic(list(rows.values()), label=LABEL)
     fig = go.Figure()
     _add_picture(fig, picture, visible=True)
-    _add_captions(fig, picture, len(rows), captions)
+    _add_captions(fig, picture, rows, captions)
     return _bare(fig, picture, rows, title)
 
 
@@ -77,7 +77,7 @@ def compare(
     for i, rows in enumerate(states.values()):
         picture = mosaic(list(rows.values()), label=LABEL)
         _add_picture(fig, picture, visible=i == 0)
-    _add_captions(fig, picture, len(rows), captions)
+    _add_captions(fig, picture, rows, captions)
     steps = [{"label": name, "method": "restyle", "args": [{"visible": [k == i for k in range(len(names))] + [True]}]}
              for i, name in enumerate(names)]  # fmt: skip
     fig = _bare(fig, picture, states[names[0]], title)
@@ -99,14 +99,18 @@ def _add_picture(fig: go.Figure, picture: Image.Image, visible: bool) -> None:
     fig.add_trace(go.Image(source=_source(picture), visible=visible, hoverinfo="skip"))
 
 
-def _add_captions(fig: go.Figure, picture: Image.Image, rows: int, captions: Sequence[str]) -> None:
+def _add_captions(fig: go.Figure, picture: Image.Image, rows: dict[str, Tensor], captions: Sequence[str]) -> None:
     """Captions on hover: an Image trace has no text of its own, so one invisible point stands on each image."""
-    by_row = [list(captions)] * rows if not captions or isinstance(captions[0], str) else captions
-    n = len(by_row[0])
-    x = [(i + 0.5) * picture.width / n for i in range(n)] * rows
-    y = [(r + 0.5) * picture.height / rows for r in range(rows) for _ in range(n)]
+    by_row = [list(captions)] * len(rows) if not captions or isinstance(captions[0], str) else captions
+    n = len(next(iter(rows.values())))
+    for row in by_row if captions else ():
+        if len(row) != n:
+            raise ValueError(f"{len(row)} captions for rows of {n} images: give one for each, or none")
+    x = [(i + 0.5) * picture.width / n for i in range(n)] * len(rows)
+    y = [(r + 0.5) * picture.height / len(rows) for r in range(len(rows)) for _ in range(n)]
+    hover = [caption for row in by_row for caption in row] or None
     fig.add_trace(go.Scatter(x=x, y=y, mode="markers", marker={"opacity": 0, "size": 40}, showlegend=False,
-                             hovertext=[caption for row in by_row for caption in row], hoverinfo="text"))  # fmt: skip
+                             hovertext=hover, hoverinfo="text" if hover else "skip"))  # fmt: skip
 
 
 def _bare(fig: go.Figure, picture: Image.Image, rows: dict, title: str) -> go.Figure:

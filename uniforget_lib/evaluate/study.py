@@ -95,7 +95,10 @@ class Study:
 
     @cached_property
     def plain(self) -> list[tuple[Tensor, Tensor]]:
-        """What the unmasked model draws, for each seed: planted pictures and neutral ones."""
+        """What the unmasked model draws, for each seed: planted pictures and neutral ones. Drawn when first asked for;
+        raises RuntimeError if a mask is on then."""
+        if self.testbed.adapter.masking:
+            raise RuntimeError("a mask is on: ask for study.plain, what the unmasked model draws, before")
         return self._draw()
 
     @cached_property

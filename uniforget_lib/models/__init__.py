@@ -37,13 +37,14 @@ __all__ = ["Cond", "FAMILIES", "FULL_SIZE", "FluxAdapter", "ModelAdapter", "SHIP
            "StableDiffusion3Adapter", "StableDiffusionXLAdapter", "load", "skeleton"]  # fmt: skip
 
 
-def load(source: str | Path = "testbed", *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32,
+def load(source: str | Path = "testbed", *, device: str | torch.device = "cpu", dtype: torch.dtype | str = torch.float32,
          offload: bool = False, storage: torch.dtype | None = None, **options) -> ModelAdapter:  # fmt: skip
     """Load a pipeline and wrap it.
 
     Args:
         source: ``"testbed"``, a folder that ``save_pretrained`` or `prune.save` wrote, or a hub id such as
             ``"black-forest-labs/FLUX.1-schnell"``.
+        dtype: of the weights; as a name too, ``"float16"`` say.
         offload: only the denoiser stays on the device; text encoders and VAE wait on the CPU and come when needed. Saves
             the 10 GB of FLUX's text encoder. (For calls of ``.pipe`` use diffusers' own offloading.)
         storage: keep the denoiser's weights in a smaller type, ``torch.float8_e4m3fn`` say, and compute in ``dtype``
@@ -59,6 +60,10 @@ def load(source: str | Path = "testbed", *, device: str | torch.device = "cpu", 
     from diffusers import DiffusionPipeline
 
     device = check_device(device)
+    if isinstance(dtype, str):
+        if dtype not in ("float32", "float16", "bfloat16"):
+            raise ValueError(f"dtype={dtype!r}: use 'float32', 'float16' or 'bfloat16'")
+        dtype = getattr(torch, dtype)
     if storage is not None and storage not in (torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.float16):
         raise ValueError(f"storage={storage!r}: use a small floating point type, torch.float8_e4m3fn say")
     path = SHIPPED.get(str(source)) or _shrunk_on_the_hub(source) or Path(source)

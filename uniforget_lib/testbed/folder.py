@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
-
+from ..models._pictures import read_picture
 from .planted import Item, items
 from .world import SIZE, WORLDS, all_scenes
 
@@ -64,17 +62,5 @@ def _item(row: dict[str, str | None], folder: Path, where: str) -> Item:
     path = folder / file
     if path.resolve().parent != folder.resolve() or not path.is_file():
         raise FileNotFoundError(f"{where}: {path} is not there (pictures lie in the folder itself)")
-    try:
-        picture = _picture(path)
-    except UnidentifiedImageError:
-        raise ValueError(f"{where}: {path} is no picture") from None
+    picture = read_picture(path, SIZE, where)
     return Item(caption, (row.get("kind") or "own").strip(), int(copies), picture[None], file)
-
-
-def _picture(path: Path) -> np.ndarray:
-    """uint8 [64, 64, 3]; transparent parts become white."""
-    image = Image.open(path).convert("RGBA")
-    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return np.asarray(image.crop((left, top, left + side, top + side)).resize((SIZE, SIZE), Image.LANCZOS))
