@@ -12,7 +12,7 @@ LIBRARY = ROOT / "uniforget_lib"
 FILES = sorted(LIBRARY.rglob("*.py"))
 # Lower may not import higher; the order is that of the pipeline.
 ORDER = ["files", "progress", "sites", "masks", "sampler", "hooks", "models", "detect", "locate", "prune", "complement", "mitigate", "stress",
-         "evaluate", "report", "sweep", "page", "viz", "live", "testbed", "experiments"]  # fmt: skip
+         "evaluate", "report", "sweeps", "page", "viz", "live", "testbed", "experiments"]  # fmt: skip
 METHODS = ("detect", "locate", "complement", "mitigate", "stress")
 
 

@@ -1,12 +1,13 @@
 """A sweep over strengths and seeds on any model: resumable, beside its controls, and refusing what does not fit."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import tiny_flux, tiny_sd
 
-from uniforget_lib import UniForget, sweep
+from uniforget_lib import Score, UniForget, locate, sweep, sweeps
 from uniforget_lib.evaluate import Estimate
 
 NEUTRAL = ["a cat on a blue ground", "a tree on a white ground", "a house", "a dog left of a car"]
@@ -45,12 +46,58 @@ def test_interrupted_sweep_goes_on_and_ends_in_the_same_rows(tmp_path):
     assert strip(run(adapter, tmp_path / "part", strengths=(50.0, 80.0))) == strip(whole) and drawn == []
 
 
-def test_another_model_or_other_prompts_are_refused(tmp_path):
-    run(tiny_flux(), tmp_path)
+def test_a_mask_that_was_interrupted_goes_on_in_its_middle(tmp_path, monkeypatch):
+    want = run(tiny_flux(), tmp_path / "whole")
+    train, calls = sweeps.uniforget, []
+
+    def interrupted(adapter, prompts, config, state):
+        calls.append(Path(state).exists())
+        stop = {"stop_after": 2} if len(calls) == 1 else {}
+        score = train(adapter, prompts, config, state=state, every=1, **stop)
+        if stop:
+            raise KeyboardInterrupt
+        return score
+
+    monkeypatch.setattr(sweeps, "uniforget", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_flux(), tmp_path / "part")
+    found = run(tiny_flux(), tmp_path / "part")
+    assert calls == [False, True] and not list((tmp_path / "part").glob("*.state"))
+    assert found.rows[1]["suspect_change"] == want.rows[1]["suspect_change"]
+    one, other = (Score.load(sweeps.scores(tmp_path / name, 50.0)).values for name in ("whole", "part"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_another_model_prompts_pictures_or_settings_are_refused(tmp_path):
+    adapter = tiny_flux()
+    run(adapter, tmp_path)
     with pytest.raises(ValueError, match="other settings .model.; choose another folder"):
         run(tiny_flux(seed=1), tmp_path)
     with pytest.raises(ValueError, match="suspects"):
-        sweep(tiny_flux(), ["else"], NEUTRAL, QUICK, strengths=(50.0,), folder=tmp_path, steps=2)
+        sweep(adapter, ["else"], NEUTRAL, QUICK, strengths=(50.0,), folder=tmp_path, steps=2)
+    with pytest.raises(ValueError, match="targets"):
+        run(adapter, tmp_path, targets=torch.rand(2, 3, 64, 64))
+    longer = replace(QUICK, mask_steps=4)
+    with pytest.raises(ValueError, match="config"):
+        sweep(adapter, SUSPECTS, NEUTRAL, longer, strengths=(50.0,), folder=tmp_path, steps=2)
+    (tmp_path / "sweep.json").unlink()
+    with pytest.raises(ValueError, match="50.0-0.safetensors was trained with other settings"):
+        sweep(adapter, SUSPECTS, NEUTRAL, longer, strengths=(50.0,), folder=tmp_path, steps=2)
+    few = replace(QUICK, micro_batch=1, checkpoint=True)  # changes nothing but the memory
+    assert len(sweep(adapter, SUSPECTS, NEUTRAL, few, strengths=(50.0,), folder=tmp_path, steps=2).rows) == 4
+
+
+def test_attack_has_a_control_and_resumes(tmp_path):
+    adapter = tiny_flux()
+    mask = locate.random(adapter).mask(ratio=0.5)
+    options = {"efforts": (0, 1), "folder": tmp_path, "steps": 2}
+    report = sweeps.attack(adapter, mask, SUSPECTS, **options)
+    assert [(r["model"], r["goal"]) for r in report.rows] == [
+        (m, g) for m in ("unpruned", "pruned") for g in ("suspects", "mirrored")]  # fmt: skip
+    assert all({"copied after 0", "copied after 1"} <= r.keys() for r in report.rows) and adapter.masking == 0
+    assert sweeps.attack(adapter, mask, SUSPECTS, **options).rows == report.rows
+    with pytest.raises(ValueError, match="mask"):
+        sweeps.attack(adapter, locate.random(adapter, seed=1).mask(ratio=0.5), SUSPECTS, **options)
 
 
 def test_copies_are_counted_where_training_pictures_are_given(tmp_path):
@@ -63,7 +110,8 @@ def test_copies_are_counted_where_training_pictures_are_given(tmp_path):
 
 @pytest.mark.parametrize("bad, text", [
     ({"neutral": NEUTRAL[:3]}, "at least four"), ({"neutral": [*NEUTRAL, SUSPECTS[0]]}, "suspect"),
-    ({"strengths": ()}, "at least one"), ({"targets": torch.rand(1, 3, 64, 64)}, "images has shape"),
+    ({"neutral": [*NEUTRAL, NEUTRAL[0]]}, "each once"), ({"strengths": ("high",)}, "could not convert"),
+    ({"strengths": (-1.0,)}, "beta=-1.0"), ({"strengths": ()}, "at least one"), ({"targets": torch.rand(1, 3, 64, 64)}, "images has shape"),
 ])  # fmt: skip
 def test_bad_input_is_refused_before_anything_is_drawn(bad, text, tmp_path):
     adapter = tiny_flux()

@@ -13,7 +13,7 @@ The pipeline, in the order of the book and of the folders::
 `Report` carries results with their provenance.
 """
 
-from . import complement, detect, evaluate, live, locate, mitigate, stress, viz
+from . import complement, detect, evaluate, live, locate, mitigate, stress, sweeps, viz
 from .hooks import attention, count, masked, masked_steps, record
 from .locate import UniForget
 from .masks import Mask, Score
@@ -23,12 +23,12 @@ from .prune import bake, save, shrink
 from .report import Report, provenance
 from .sampler import rollout
 from .sites import Ref, Site
-from .sweep import sweep
+from .sweeps import sweep
 from .testbed import Testbed
 
 __version__ = "0.1.0"
 __all__ = [
     "Mask", "ModelAdapter", "Ref", "Report", "Score", "Site", "Testbed", "UniForget", "attention", "bake",
     "complement", "count", "detect", "evaluate", "live", "load", "locate", "masked", "masked_steps", "mitigate", "profile",
-    "provenance", "record", "rollout", "save", "shrink", "stress", "sweep", "viz",
+    "provenance", "record", "rollout", "save", "shrink", "stress", "sweep", "sweeps", "viz",
 ]  # fmt: skip

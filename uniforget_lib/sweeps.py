@@ -73,7 +73,11 @@ def sweep(
         check_pictures(adapter, targets, suspects)
     training, held_out = neutral[::2], neutral[1::2]
     scale = adapter.cfg if guidance is None else float(guidance)
-    settings = _settings(adapter, config, training) | {
+    own = _settings(adapter, config, training)
+    stamp = hashlib.sha256(repr(own).encode()).hexdigest()[:16]
+    for beta, seed in configs:
+        _kept(scores(folder, beta, seed), stamp)
+    settings = own | {
         "steps": steps, "guidance": scale, "suspects": suspects, "held_out": held_out, "targets": _digest(targets)}  # fmt: skip
     plain: dict[str, Tensor] = {}
 
@@ -94,7 +98,7 @@ def sweep(
             for method in METHODS:
                 key = {"method": method, "strength": beta, "seed": seed}
                 path = scores(folder, beta, seed)
-                yield key, lambda m=method, c=chosen, p=path: row(_mask(adapter, training, c, m, p))
+                yield key, lambda m=method, c=chosen, p=path: row(_mask(adapter, training, c, m, p, stamp))
 
     meta = provenance(seed=int(seeds[0]), device=adapter.device) | {"settings": settings}
     return resume(Path(folder) / "sweep.json", cells(), meta)
@@ -206,17 +210,21 @@ def _digest(values: Tensor | None) -> str:
     return "" if values is None else hashlib.sha256(values.float().cpu().numpy().tobytes()).hexdigest()[:16]
 
 
-def _mask(adapter: ModelAdapter, prompts: list[str], config: UniForget, method: str, path: Path) -> Mask:
+def _kept(path: Path, stamp: str) -> bool:
+    """Is there a score? Raises ValueError for one that was trained with other settings."""
+    if path.exists() and load_tensors(path)[1].get("settings") != stamp:
+        raise ValueError(f"{path} was trained with other settings; choose another folder, or delete it")
+    return path.exists()
+
+
+def _mask(adapter: ModelAdapter, prompts: list[str], config: UniForget, method: str, path: Path, stamp: str) -> Mask:
     """UniForget's mask, from its file if it is there, or a control that removes as many units at every site."""
-    key = hashlib.sha256(repr(_settings(adapter, config, prompts)).encode()).hexdigest()[:16]
-    if path.exists():
-        if load_tensors(path)[1].get("settings") != key:
-            raise ValueError(f"{path} was trained with other settings; choose another folder, or delete it")
+    if _kept(path, stamp):
         score = Score.load(path, adapter.fingerprint)
     else:
         state = path.with_suffix(".state")
         score = uniforget(adapter, prompts, config, state=state)
-        score.save(path, settings=key)
+        score.save(path, settings=stamp)
         state.unlink(missing_ok=True)
     mask = score.mask(threshold=0)
     if method == "uniforget":
