@@ -112,11 +112,15 @@ def test_slides_have_goals_figures_short_tables_and_notes(tmp_path):
     table = "<table><tr></tr>" + "<tr></tr>" * 30 + "</table>"
     cells = [{"cell_type": "markdown", "source": OPENING, "metadata": {}},
              {"cell_type": "markdown", "source": "## Part\n\n$$x$$ (eq-x)\n\nSee {term}`units <unit>` {cite}`a`.", "metadata": {}},
+             {"cell_type": "markdown", "source": "Said before.\n\n```\n# no heading\n```", "metadata": {}},
              cell("", [html(FIGURE), html(table)]),
-             {"cell_type": "markdown", "source": "How to read it.\n\n## Key takeaways\n\n* Remember.", "metadata": {}}]  # fmt: skip
+             {"cell_type": "markdown", "source": "How to read it.\n\n## Key takeaways\n\n* Remember.\n\n## Last\n\nNot lost.", "metadata": {}}]  # fmt: skip
     path.write_text(json.dumps({"cells": cells}))
     text = slides.deck(path, [])
-    assert text.count("<section>") == 4 and text.count(FIGURE) == 1 and table not in text
+    assert text.count("<section>") == 5 and text.count(FIGURE) == 1 and table not in text
+    assert "<h2># no heading" not in text
+    for prose in ("Why.", "Said before.", "See ", "How to read it.", "Not lost."):
+        assert prose in text, "all prose is somewhere in the notes"
     assert "<li>do one thing.</li>" in text and "More of it" not in text.split("</section>")[0].split("<aside")[0]
     notes = text.split(FIGURE)[1].split("</section>")[0]
     assert '<aside class="notes">' in notes and "How to read it." in notes

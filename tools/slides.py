@@ -35,7 +35,7 @@ PAGE = """<!doctype html>
 <script>
 Reveal.initialize({{hash: true, slideNumber: "c/t", width: 1100, height: 720, plugins: [RevealNotes]}});
 function draw() {{
-  Reveal.getCurrentSlide().querySelectorAll(".plotly-graph-div").forEach(function (g) {{ Plotly.Plots.resize(g); }});
+  Reveal.getCurrentSlide().querySelectorAll(".plotly-graph-div").forEach(function (g) {{ bookFit(g, 560); }});
 }}
 Reveal.on("ready", draw);
 Reveal.on("slidechanged", draw);
@@ -55,9 +55,16 @@ def plain(text: str) -> str:
 
 
 def sections(text: str) -> list[tuple[str, str]]:
-    """(heading, text below it); the text before the first heading has the heading ''."""
-    parts = re.split(r"^#{1,3} +(.+)$", text, flags=re.M)
-    return [("", parts[0].strip())] + [(parts[k], parts[k + 1].strip()) for k in range(1, len(parts), 2)]
+    """(heading, text below it); the text before the first heading has the heading ''. Code is no heading."""
+    found, fenced = [("", [])], False
+    for row in text.splitlines():
+        fenced ^= row.startswith("```")
+        heading = None if fenced else re.match(r"#{1,3} +(.+)$", row)
+        if heading:
+            found.append((heading.group(1), []))
+        else:
+            found[-1][1].append(row)
+    return [(heading, "\n".join(rows).strip()) for heading, rows in found]
 
 
 def slide(heading: str, body: str, notes: str = "") -> str:
@@ -74,6 +81,10 @@ def bullets(text: str) -> str:
 
 def equations(text: str) -> str:
     return "".join(f"<p>{escape(found)}</p>" for found in re.findall(r"\$\$.+?\$\$", plain(text), flags=re.S))
+
+
+def exercise_list(exercises: list) -> str:
+    return "<ul>" + "".join(f"<li>{e.number} {escape(e.title)} ({e.minutes} minutes)</li>" for e in exercises) + "</ul>"
 
 
 def outputs(cell: dict) -> list[str]:
@@ -93,27 +104,28 @@ def deck(notebook: Path, exercises: list) -> str:
     goals = opening.partition("**You will learn to**")[2].partition("**Before you start")[0]
     made = [f"<section><h1>{escape(plain(title))}</h1>{bullets(goals)}"
             f'<aside class="notes">{markdown2html(plain(opening))}</aside></section>']  # fmt: skip
-    heading, waiting = "", []  # figures wait for the prose that reads them
+    heading, waiting, said = "", [], []  # figures wait for the prose that reads them, prose for a slide
+
+    def show(*bodies: str) -> None:
+        made.extend(slide(heading, body, "\n\n".join(said)) for body in bodies)
+        said.clear()
+
     for cell in cells[1:]:
         if cell["cell_type"] == "code":
             waiting += outputs(cell)
             continue
         for name, text in sections("".join(cell["source"])):
-            if not name:  # the reading of what was just drawn
-                made += [slide(heading, body, text) for body in waiting]
+            if name:
+                if waiting or said:
+                    show(*(waiting or [""]))
+                heading, waiting = name, []
+            said += [text] if text else []
+            if not name and waiting:  # the reading of what was just drawn
+                show(*waiting)
                 waiting = []
-                continue
-            made += [slide(heading, body) for body in waiting]
-            waiting, heading = [], name
-            points = text.partition("To try on your own")[0] if name == "Exercises" else text
-            body = equations(text) or bullets(points)
-            if name == "Exercises" and exercises:
-                body = (
-                    "<ul>"
-                    + "".join(f"<li>{e.number} {escape(e.title)} ({e.minutes} minutes)</li>" for e in exercises)
-                    + "</ul>"
-                )
-            if body:
-                made.append(slide(name, body, text))
-    made += [slide(heading, body) for body in waiting]
+            body = exercise_list(exercises) if name == "Exercises" and exercises else equations(text) or bullets(text)
+            if name and body:
+                show(body)
+    if waiting or said:
+        show(*(waiting or [""]))
     return PAGE.format(title=escape(plain(title)), slides="\n".join(made))

@@ -75,8 +75,6 @@ def sweep(
     scale = adapter.cfg if guidance is None else float(guidance)
     own = _settings(adapter, config, training)
     stamp = hashlib.sha256(repr(own).encode()).hexdigest()[:16]
-    for beta, seed in configs:
-        _kept(scores(folder, beta, seed), stamp)
     settings = own | {
         "steps": steps, "guidance": scale, "suspects": suspects, "held_out": held_out, "targets": _digest(targets)}  # fmt: skip
     plain: dict[str, Tensor] = {}
@@ -93,6 +91,8 @@ def sweep(
         return {"removed": 0.0 if mask is None else round(mask.sparsity(), 4), **_measure(found, plain, targets)}
 
     def cells() -> Iterator[tuple[dict, object]]:
+        for beta, seed in configs:
+            _kept(scores(folder, beta, seed), stamp)
         yield {"method": "unpruned", "strength": 0.0, "seed": 0}, lambda: row(None)
         for (beta, seed), chosen in configs.items():
             for method in METHODS:

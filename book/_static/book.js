@@ -68,14 +68,19 @@
     document.querySelectorAll(".plotly-graph-div").forEach(function (graph) { paint(graph, dark); });
   }
 
-  // Grids of images say how high they are for their width (uniforget_lib/viz.py).
-  function fit(graph) {
+  // Grids of images say how high they are for their width (uniforget_lib/viz.py). `most`: no figure is higher (on slides).
+  function fit(graph, most) {
     var meta = graph.layout && graph.layout.meta;
-    if (!meta || !meta.aspect || !graph._fullLayout || !graph.offsetParent) { return; }
+    if (!graph._fullLayout || !graph.offsetParent) { return; }
+    if (!meta || !meta.aspect) {
+      if (most && graph._fullLayout.height > most) { window.Plotly.relayout(graph, { height: most }); }
+      else if (most) { window.Plotly.Plots.resize(graph); }
+      return;
+    }
     var margin = graph._fullLayout.margin, sides = margin.l + margin.r;
     var room = graph.parentElement.offsetWidth - sides;
     // No higher than a screen, if the pictures can be made smaller without being lost.
-    var width = Math.min(room, Math.max(260, 820 / meta.aspect));
+    var width = Math.min(room, most ? (most - meta.around) / meta.aspect : Math.max(260, 820 / meta.aspect));
     var height = Math.round(meta.around + width * meta.aspect);
     var values = { height: height, width: width < room ? Math.round(width + sides) : null, autosize: width >= room };
     // Labels stand in gaps of 16 pixels of the picture (LABEL in viz.py), however small it is drawn.
@@ -134,6 +139,7 @@
     names();
     paintAll();
     if (window.Plotly) { document.querySelectorAll(".plotly-graph-div").forEach(function (graph) { fit(graph); keys(graph); }); }
+    window.bookFit = fit;
     new MutationObserver(paintAll).observe(document.documentElement, { attributeFilter: ["data-theme"] });
     // A figure inside a closed tab or a phone turned sideways: draw again at the width it has now.
     var timer;

@@ -156,11 +156,15 @@ def verdicts(yes: int, n: int) -> np.ndarray:
 
 
 perfect = corrected(verdicts(30, 100), verdicts(50, 50), verdicts(0, 50))
-few, many = (corrected(verdicts(205, 500), verdicts(9 * n, 10 * n), verdicts(2 * n, 10 * n)) for n in (2, 200))
 assert np.isclose(perfect[0], 0.3), "nothing to correct for a judge without errors"
-assert np.isclose(many[0], 0.3), ".41 accepted, with s = .9 and f = .2, means .3 right"
-assert few[1] < few[0] < few[2] and 0 <= few[1] and few[2] <= 1, "an interval around the rate, within [0, 1]"
-assert few[2] - few[1] > 1.5 * (many[2] - many[1]), "a judge tested on 20 pictures leaves more doubt than on 2,000"
+width = {}
+for n, k in ((200, 200), (2, 200), (200, 2)):
+    rate, low, high = corrected(verdicts(205, 500), verdicts(9 * n, 10 * n), verdicts(2 * k, 10 * k))
+    assert np.isclose(rate, 0.3), ".41 accepted, with s = .9 and f = .2, means .3 right"
+    assert 0 <= low < rate < high <= 1, "an interval around the rate, within [0, 1]"
+    width[n, k] = high - low
+assert width[2, 200] > 1.15 * width[200, 200], "20 right pictures leave more doubt than 2,000"
+assert width[200, 2] > 1.15 * width[200, 200], "and so do 20 wrong ones"
 
 
 # %% tags=["test"]

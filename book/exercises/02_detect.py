@@ -62,12 +62,12 @@ def auroc(positive, negative):
 #
 # Every detector of the library takes an adapter and prompts and returns a risk per prompt, high for memorized. Write one that
 # only counts: planted captions are short, so *fewer tokens* must mean *higher risk*. (`adapter.prompt_lengths(prompts)` counts
-# tokens.) Then fill in what its AUROC is against neutral captions and against controls.
+# tokens.) Before you run the test: what will its AUROC be against neutral captions, and against controls?
 
 
 # %% tags=["solution"]
 def short(adapter, prompts):
-    """Risk [n], float: high for prompts with few tokens."""
+    """Risk, a float tensor [n]: high for prompts with few tokens."""
     ### BEGIN SOLUTION
     return -adapter.prompt_lengths(prompts).float()
     ### END SOLUTION
@@ -124,6 +124,7 @@ def threshold(harmless: np.ndarray, rate: float = 0.01) -> float:
 assert threshold(np.arange(100.0)) == 99.0, "one of a hundred"
 assert threshold(np.arange(50.0)) == np.inf, "one of fifty would be 2 %"
 assert threshold(np.array([1.0] * 99 + [2.0])) == 2.0
+assert threshold(np.arange(100.0), rate=0.1) == 90.0, "another rate"
 tied = np.array([1.0] * 98 + [2.0, 2.0])
 assert (tied >= threshold(tied)).mean() <= 0.01, "values that are tied are flagged together"
 cut = threshold(uf.detect.wen(bed.adapter, neutral + controls).numpy())

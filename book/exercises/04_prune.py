@@ -238,7 +238,8 @@ assert apart < 1e-4 * wanted[0], "at every step the loss must be that of the sma
 assert loss[large]().item() < 1.05 * values[-1], "what was trained must be what is left at the end"
 values = retrain(denoiser, kept, testbed_loss, 10, 4e-4)
 back = sum(int((p[kept[n] == 0] != 0).sum()) for n, p in denoiser.named_parameters())
-print(f"4.3 passed: the testbed's loss falls from {values[0]:.2f} to {values[-1]:.2f}; {back} zeros moved")
+assert back == 0, "zeros of the testbed moved"
+print(f"4.3 passed: the testbed's loss falls from {values[0]:.2f} to {values[-1]:.2f}, and no zero moved")
 
 # %% [markdown] tags=["hint"]
 # A weight of zero has a gradient like any other: its neuron still fires. Which two places are there, between `backward`

@@ -3,8 +3,7 @@
 import re
 
 import pytest
-
-from book import DECKS, PAGES, ROOT, TOUR, base, browser, settled, watch  # noqa: F401
+from watching import DECKS, PAGES, ROOT, TOUR, base, browser, settled, watch  # noqa: F401
 
 SLIDERS = [page for page in PAGES if page.startswith("notebooks/0")] + ["book/index.html"]
 
@@ -28,12 +27,19 @@ def test_tour_figures_are_drawn(watch):
     assert watched.complaints() == {}
 
 
+def sliders(page_path: str) -> int:
+    """How many figures with a slider a page should have: as many as its notebook makes."""
+    path = ROOT / page_path.replace(".html", ".ipynb")
+    code = path.read_text() if path.is_file() else "uf.viz.compare("
+    return len(re.findall(r"(?:viz\.compare|viz\.threshold|live\.explore)\(", code))
+
+
 @pytest.mark.parametrize("page_path", SLIDERS)
 def test_sliders_move(watch, page_path):
     watched = watch()
     page = watched.open(page_path)
     graphs = page.locator(".plotly-graph-div:has(.slider-container)")
-    assert graphs.count() >= (page_path in (TOUR, "book/index.html")), "no figure with a slider"
+    assert graphs.count() == sliders(page_path)
     for index in range(graphs.count()):
         graph = graphs.nth(index)
         rail = graph.locator(".slider-rail-touch-rect").first
@@ -94,24 +100,26 @@ def test_search_finds_a_page(watch):
     assert watched.complaints() == {}
 
 
-def test_sliders_move_with_the_keyboard(watch):
+@pytest.mark.parametrize("page_path", ["book/index.html", "notebooks/02_detect.html"])  # pictures; a threshold
+def test_sliders_move_with_the_keyboard(watch, page_path):
     watched = watch()
-    page = watched.open("book/index.html")
+    page = watched.open(page_path)
     graph = page.locator(".plotly-graph-div:has(.slider-container)").first
-    before = settled(page, graph)
-    for _ in range(200):  # as a reader without a mouse comes there
+    for _ in range(400):  # as a reader without a mouse comes there
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.className") == "keys":
             break
     keys = page.locator("input.keys:focus")
-    assert keys.is_visible() and keys.get_attribute("aria-label") and keys.get_attribute("aria-valuetext") == "unpruned"
-    page.keyboard.press("End")
-    page.wait_for_timeout(300)
-    assert graph.evaluate("g => g._fullLayout.sliders[0].active == g._fullLayout.sliders[0].steps.length - 1")
-    assert settled(page, graph) != before and keys.get_attribute("aria-valuetext") != "unpruned"
-    page.keyboard.press("Home")
-    page.wait_for_timeout(300)
-    assert settled(page, graph) == before
+    assert keys.is_visible() and keys.get_attribute("aria-label")
+    found = []
+    for key in ("Home", "End", "Home"):
+        page.keyboard.press(key)
+        page.wait_for_timeout(300)
+        active = graph.evaluate("g => [g._fullLayout.sliders[0].active, g._fullLayout.sliders[0].steps.length - 1]")
+        assert active[0] == (active[1] if key == "End" else 0)
+        found.append((keys.get_attribute("aria-valuetext"), settled(page, graph)))
+    first, last, again = found
+    assert first[0] != last[0] and first[1] != last[1] and again == first
     assert watched.complaints() == {}
 
 
@@ -140,6 +148,7 @@ def test_slides_show_their_figures(watch, deck):
         slide = page.locator("section.present")
         assert slide.locator("h1, h2").first.inner_text().strip(), f"slide {index} has no title"
         seen += slide.locator(".plotly-graph-div .main-svg").count() > 0
+        page.wait_for_timeout(100 if slide.locator(".plotly-graph-div").count() else 0)
         if slide.evaluate("s => s.scrollHeight") > 730:
             tall.append((index, slide.locator("h1, h2").first.inner_text()))
     assert seen == page.locator("section:has(.plotly-graph-div)").count() >= 1

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import axe_playwright_python
 import pytest
-
-from book import CI, DECKS, HTML, PAGES, ROOT, SHOTS, TOUR, base, browser, serving, watch  # noqa: F401
+from watching import CI, DECKS, HTML, PAGES, ROOT, SHOTS, TOUR, base, browser, serving, watch  # noqa: F401
 
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
 VIEWS = {"light": {"color_scheme": "light"}, "dark": {"color_scheme": "dark"},
