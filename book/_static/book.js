@@ -13,8 +13,8 @@
   window.addEventListener("load", shim);
 
   // Without a server the search cannot fetch the pages that it has found, to quote from them.
-  if (location.protocol === "file:" && window.DOCUMENTATION_OPTIONS) {
-    window.DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
+  if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS !== "undefined") {
+    DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
   }
 
   var INK = "#e4e8ec", GRID = "#4a535d", NONE = "rgba(0,0,0,0)", PANEL = "#5b6773";
@@ -68,13 +68,20 @@
     document.querySelectorAll(".plotly-graph-div").forEach(function (graph) { paint(graph, dark); });
   }
 
+  // The boxes around a figure have the height that it was made with.
+  function resize(graph, height) {
+    [graph, graph.parentElement].forEach(function (box) { if (box.style.height) { box.style.height = height + "px"; } });
+  }
+
   // Grids of images say how high they are for their width (uniforget_lib/viz.py). `most`: no figure is higher (on slides).
   function fit(graph, most) {
     var meta = graph.layout && graph.layout.meta;
     if (!graph._fullLayout || !graph.offsetParent) { return; }
     if (!meta || !meta.aspect) {
-      if (most && graph._fullLayout.height > most) { window.Plotly.relayout(graph, { height: most }); }
-      else if (most) { window.Plotly.Plots.resize(graph); }
+      if (most && graph._fullLayout.height > most) {
+        resize(graph, most);
+        window.Plotly.relayout(graph, { height: most });
+      } else if (most) { window.Plotly.Plots.resize(graph); }
       return;
     }
     var margin = graph._fullLayout.margin, sides = margin.l + margin.r;
@@ -86,8 +93,7 @@
     // Labels stand in gaps of 16 pixels of the picture (LABEL in viz.py), however small it is drawn.
     var size = Math.max(7, Math.min(12, Math.floor(14 * width / graph._fullLayout.xaxis.range[1])));
     (graph.layout.annotations || []).forEach(function (_, i) { values["annotations[" + i + "].font.size"] = size; });
-    // The boxes around the figure have the height of a wide page.
-    [graph, graph.parentElement].forEach(function (box) { if (box.style.height) { box.style.height = height + "px"; } });
+    resize(graph, height);
     var wide = values.width || graph.parentElement.offsetWidth;
     if (Math.abs(height - graph._fullLayout.height) > 2 || Math.abs(wide - graph._fullLayout.width) > 2) {
       window.Plotly.relayout(graph, values);
@@ -127,7 +133,7 @@
       var page = toggle.closest("li").querySelector("a");
       toggle.setAttribute("aria-label", "pages below " + (page ? page.textContent.trim() : "this one"));
     });
-    document.querySelectorAll("[role=doc-biblioentry]").forEach(function (entry) { entry.removeAttribute("role"); });
+    document.querySelectorAll("[role=doc-biblioentry]").forEach(function (entry) { entry.setAttribute("role", "listitem"); });
     var logo = document.querySelector(".sidebar-primary-item .navbar-brand.logo");
     if (logo) { logo.parentElement.setAttribute("role", "navigation"); logo.parentElement.setAttribute("aria-label", "Home"); }
     if (location.protocol === "file:") {  // this is the archive already
