@@ -78,10 +78,17 @@
     var meta = graph.layout && graph.layout.meta;
     if (!graph._fullLayout || !graph.offsetParent) { return; }
     if (!meta || !meta.aspect) {
-      if (most && graph._fullLayout.height > most) {
-        resize(graph, most);
-        window.Plotly.relayout(graph, { height: most });
-      } else if (most) { window.Plotly.Plots.resize(graph); }
+      if (!most) { return; }
+      var full = graph._bookFull = graph._bookFull || graph._fullLayout.height;
+      if (full > most) {  // smaller as a whole, so that its parts keep their places
+        graph.style.height = full + "px";
+        graph.style.width = 100 * full / most + "%";
+        graph.style.maxWidth = "none";
+        graph.style.transform = "scale(" + most / full + ")";
+        graph.style.transformOrigin = "0 0";
+        graph.parentElement.style.height = most + "px";
+      }
+      window.Plotly.Plots.resize(graph);
       return;
     }
     var margin = graph._fullLayout.margin, sides = margin.l + margin.r;
