@@ -7,8 +7,8 @@ import pytest
 from test_chapter_locate import at, rows
 from test_chapter_testbed import report
 
-from uniforget_lib import Mask
-from uniforget_lib.experiments import locators, pruning
+from uniforget_lib import Mask, evaluate, masked
+from uniforget_lib.experiments import Lab, locators, pruning
 
 BENCH = Path(__file__).parent / "benchmarks" / "two-cores.bench.json"
 
@@ -138,3 +138,20 @@ def test_what_must_fit():
         assert found[name]["bf16"] + found[name]["graph"] < 16 < found[name]["bf16"] + 2 * found[name]["graph"]
     sd = found["Stable Diffusion 1.4"]
     assert sd["bf16"] + 2 * sd["graph"] < 16
+
+
+def test_memorized_pictures_stand_at_once_and_go_first():
+    """The four captions of *Strength and step*, two memorized and two neutral ones."""
+    lab = Lab.load("flux")
+    few = [i.caption for i in lab.bed.planted(at_least=20, split="test")[:10:5]] + lab.bed.neutral(4)[2:]
+    shown = {}
+    for ratio in (0.0, 0.4, 0.6, 0.9):
+        with masked(lab.bed.adapter, pruning.long(lab).mask(ratio=ratio)), lab.bed.adapter.guided(lab.bed.cfg):
+            shown[ratio] = lab.bed.adapter.previews(few, steps=lab.bed.steps, seed=0)
+    end = shown[0.0][-1]
+    first, third = (evaluate.change(shown[0.0][k], end) for k in (0, 2))
+    assert first[:2].max() < 0.5 * first[2:].min() and third[2:].max() < 0.1
+    for ratio in (0.4, 0.6):
+        gone = evaluate.change(shown[ratio][-1], end)
+        assert gone[:2].min() > 2 * gone[2:].max()
+    assert evaluate.change(shown[0.9][-1], end).min() > 0.4
