@@ -68,7 +68,9 @@ def execute() -> None:
     print(f"== notebooks: executing {names} on the {profile} profile", flush=True)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="uniforget-") as folder:  # nbmake ignores every path below a "_build"
-        copies = [shutil.copy(path, folder) for path in notebooks()]
+        before = runs.recorded().get(profile, {})  # the longest first, so that none of them is left for the end
+        order = sorted(notebooks(), key=lambda path: -before.get(path.stem, {}).get("seconds", 0))
+        copies = [shutil.copy(path, folder) for path in order]
         for path in copies:
             runs.measure(Path(path))
         command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", folder, "--nbmake"]
@@ -76,7 +78,7 @@ def execute() -> None:
         command += ["-q", "--durations=0", "--durations-min=0", "-n", str(workers), "--dist", "worksteal", *copies]
         subprocess_or_exit(command, "a notebook failed: its cell and error are above", UNIFORGET_OUT=str(out),
                            UNIFORGET_BOOK_BUILD="1", OMP_NUM_THREADS=str(threads))  # fmt: skip
-        took = {Path(path).stem: runs.take(Path(path)) | {"workers": workers} for path in copies}
+        took = {Path(path).stem: runs.take(Path(path)) | {"workers": workers} for path in sorted(copies)}
         RUNS.write_text(json.dumps(took, indent=1))
         shutil.copytree(folder, EXECUTED / "notebooks", ignore=shutil.ignore_patterns("__pycache__", ".*"))
     stamp.write_text(key)
