@@ -82,8 +82,8 @@ def swept():
 
 @pytest.mark.parametrize("strength", [3.1, 10.0])
 def test_what_the_page_says_of_the_testbed_is_what_its_run_found(swept, strength):
-    """UniForget's points lie far to the left of the controls', which remove as many units."""
+    """UniForget's points lie to the left of the controls', which remove as many units; the intervals are apart."""
     ours = swept["uniforget", strength]
     for method in ("random", "magnitude"):
         other = swept[method, strength]
-        assert other["removed"] == ours["removed"] and other["neutral_change"].low > 1.5 * ours["neutral_change"].high
+        assert other["removed"] == ours["removed"] and other["neutral_change"].low > ours["neutral_change"].high
