@@ -182,7 +182,7 @@ def read_suspects(path: str | Path) -> tuple[list[str], list[Path] | None]:
             if file:
                 files.append(Path(path).parent / file)
                 if not files[-1].is_file():
-                    raise FileNotFoundError(f"{where}: {files[-1]} is not there")
+                    raise FileNotFoundError(f"{where}: {files[-1]} is not there (a caption with a comma needs quotes)")
     if not captions or (files and len(files) != len(captions)):
         raise ValueError(f"{path}: {len(captions)} rows, {len(files)} with a file; give one in every row, or in none")
     return captions, files or None
