@@ -55,7 +55,7 @@ tour: $(STAMP)  ## Run the tour notebook (papermill) and show where its report i
 	@test -f notebooks/00_tour.ipynb || { echo "notebooks/00_tour.ipynb is missing"; exit 1; }
 	@echo "== tour: running notebooks/00_tour.ipynb on the $(PROFILE) profile"
 	@rm -rf _build/tour.new && mkdir -p _build/tour.new  # a run that fails leaves the last good one alone
-	@start=$$SECONDS; UNIFORGET_OUT="$(abspath _build/tour.new)" $(BIN)/papermill --kernel python3 --no-progress-bar \
+	@start=$$SECONDS; UNIFORGET_OUT="$(abspath _build/tour.new)" $(BIN)/papermill --kernel python3 \
 	   notebooks/00_tour.ipynb _build/tour.new/00_tour.ipynb; echo "   took $$((SECONDS - start)) s"
 	@test -f _build/tour.new/report.json || { echo "the notebook ran but wrote no report to _build/tour.new/report.json"; exit 1; }
 	@rm -rf _build/tour && mv _build/tour.new _build/tour

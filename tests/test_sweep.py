@@ -71,14 +71,14 @@ def test_a_mask_that_was_interrupted_goes_on_in_its_middle(tmp_path, monkeypatch
 def test_another_model_prompts_pictures_or_settings_are_refused(tmp_path):
     adapter = tiny_flux()
     run(adapter, tmp_path)
-    with pytest.raises(ValueError, match="other settings .model.; choose another folder"):
+    with pytest.raises(ValueError, match="other settings .model was .*; choose another folder"):
         run(tiny_flux(seed=1), tmp_path)
     with pytest.raises(ValueError, match="suspects"):
         sweep(adapter, ["else"], NEUTRAL, QUICK, strengths=(50.0,), folder=tmp_path, steps=2)
     with pytest.raises(ValueError, match="targets"):
         run(adapter, tmp_path, targets=torch.rand(2, 3, 64, 64))
     longer = replace(QUICK, mask_steps=4)
-    with pytest.raises(ValueError, match="config"):
+    with pytest.raises(ValueError, match="mask_steps was 3, is 4.; choose"):
         sweep(adapter, SUSPECTS, NEUTRAL, longer, strengths=(50.0,), folder=tmp_path, steps=2)
     (tmp_path / "sweep.json").unlink()
     with pytest.raises(ValueError, match="50.0-0.safetensors was trained with other settings"):
@@ -120,3 +120,12 @@ def test_bad_input_is_refused_before_anything_is_drawn(bad, text, tmp_path):
     with pytest.raises(ValueError, match=text):
         sweep(adapter, config=QUICK, **options)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_training_too_short_for_any_gate_is_said_before_and_after(tmp_path):
+    short = replace(QUICK, lr=0.2)
+    with pytest.warns(UserWarning) as said:
+        report = sweep(tiny_flux(), SUSPECTS, NEUTRAL, short, strengths=(50.0,), folder=tmp_path, steps=2)
+    assert {row["removed"] for row in report.rows} == {0.0}
+    texts = [str(w.message) for w in said]
+    assert any("no gate can close" in t for t in texts) and any("nothing was removed" in t for t in texts)

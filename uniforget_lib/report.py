@@ -101,8 +101,9 @@ def resume(
     report = Report.from_json(path) if path.is_file() else Report(meta)
     if report.meta.get("settings") != meta.get("settings"):
         old, new = report.meta.get("settings") or {}, meta.get("settings") or {}
-        differ = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
-        raise ValueError(f"{path} was made with other settings ({', '.join(differ)}); choose another folder")
+        differ = [f"{k} was {_short(old.get(k))}, is {_short(new.get(k))}" for k in sorted(old.keys() | new.keys())
+                  if old.get(k) != new.get(k)]  # fmt: skip
+        raise ValueError(f"{path} was made with other settings ({'; '.join(differ)}); choose another folder")
     for key, compute in cells:
         if any(all(row.get(k) == v for k, v in key.items()) for row in report.rows):
             continue
@@ -114,3 +115,8 @@ def resume(
         report.add(**key, **row, seconds=round(perf_counter() - start, 1), library=library_hash())
         report.to_json(path)
     return report
+
+
+def _short(value) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

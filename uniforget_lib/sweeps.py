@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -60,7 +61,8 @@ def sweep(
         steps, guidance, batch: of the sampling that judges (guidance None: the adapter's, with which masks are trained).
 
     Raises ValueError, before anything is computed: fewer than four neutral prompts, one twice or among the suspects, a
-    strength that is no number, or a folder with a sweep of another model, other prompts, pictures or settings.
+    strength that is no number, or a folder with a sweep of another model, other prompts, pictures or settings. Warns where
+    the training is too short for any gate to close, and where none did.
     """
     suspects, neutral = check_prompts(suspects), check_prompts(neutral)
     if len(neutral) < 4 or set(suspects) & set(neutral) or len(set(neutral)) < len(neutral):
@@ -69,6 +71,12 @@ def sweep(
         raise ValueError("strengths and seeds: give at least one of each")
     configs = {(float(b), int(s)): replace(config, beta=float(b), seed=1000 + int(s)) for b in strengths for s in seeds}
     adapter.sites(config.kinds)  # raises for kinds that the model has not
+    if (
+        config.lr * config.mask_steps / 2 < config.init
+    ):  # Adam moves a logit by its rate, which falls to 0 along a cosine
+        warnings.warn(f"lr={config.lr} over mask_steps={config.mask_steps} moves a logit by at most about "
+                      f"{config.lr * config.mask_steps / 2:.2g}, and it starts at {config.init}: no gate can close, whatever "
+                      "the strength; raise either", stacklevel=2)  # fmt: skip
     if targets is not None:
         check_pictures(adapter, targets, suspects)
     training, held_out = neutral[::2], neutral[1::2]
@@ -76,7 +84,7 @@ def sweep(
     own = _settings(adapter, config, training)
     stamp = hashlib.sha256(repr(own).encode()).hexdigest()[:16]
     settings = own | {
-        "steps": steps, "guidance": scale, "suspects": suspects, "held_out": held_out, "targets": _digest(targets)}  # fmt: skip
+        "judged_steps": steps, "guidance": scale, "suspects": suspects, "held_out": held_out, "targets": _digest(targets)}  # fmt: skip
     plain: dict[str, Tensor] = {}
 
     def pictures(mask: Mask | None) -> dict[str, Tensor]:
@@ -101,7 +109,10 @@ def sweep(
                 yield key, lambda m=method, c=chosen, p=path: row(_mask(adapter, training, c, m, p, stamp))
 
     meta = provenance(seed=int(seeds[0]), device=adapter.device) | {"settings": settings}
-    return resume(Path(folder) / "sweep.json", cells(), meta)
+    report = resume(Path(folder) / "sweep.json", cells(), meta)
+    if not any(row["removed"] for row in report.rows):
+        warnings.warn("nothing was removed at any strength, so these rows say nothing of the method", stacklevel=2)
+    return report
 
 
 def scores(folder: str | Path, beta: float, seed: int = 0) -> Path:
@@ -167,14 +178,18 @@ def read_suspects(path: str | Path) -> tuple[list[str], list[Path] | None]:
     Raises ValueError or FileNotFoundError naming the line.
     """
     captions, files = [], []
+    _check_file(path)
     with Path(path).open(newline="", encoding="utf-8-sig") as f:
         reader = csv.DictReader(f)
-        if "caption" not in (reader.fieldnames or ()):
+        columns = set(reader.fieldnames or ())
+        if "caption" not in columns or columns - {"caption", "file", "copies", "kind"}:  # the last two: of `items.csv`
             raise ValueError(f"{path}: the first line must name the columns: caption and, if you have pictures, file")
         for row in reader:
             where = f"{path}, line {reader.line_num}"
-            if None in row:
-                raise ValueError(f"{where}: more fields than columns; a caption with a comma needs quotes around it")
+            if None in row or None in row.values():
+                raise ValueError(
+                    f"{where}: not as many fields as columns; a caption with a comma needs quotes around it"
+                )
             caption, file = ((row.get(c) or "").strip() for c in ("caption", "file"))
             if not caption:
                 raise ValueError(f"{where}: no caption")
@@ -195,15 +210,22 @@ def read_pictures(files: Sequence[Path], resolution: int) -> Tensor:
 
 def read_neutral(path: str | Path) -> list[str]:
     """The prompts of a text file, one a line, each once; empty lines do not count."""
+    _check_file(path)
     lines = (line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines())
     return list(dict.fromkeys(line for line in lines if line))
 
 
+def _check_file(path: str | Path) -> None:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} is not there (looked in {Path(path).resolve().parent})")
+
+
 def _settings(adapter: ModelAdapter, config: UniForget, prompts: list[str]) -> dict:
     """What a score of the sweep depends on, strength and seed apart. (How much is run at once changes nothing.)"""
-    fixed = replace(config, beta=0, seed=0, checkpoint=False, micro_batch=None)
+    free = {"beta", "seed", "checkpoint", "micro_batch"}
+    fixed = {name: value for name, value in asdict(config).items() if name not in free} | {"kinds": list(config.kinds)}
     return {"model": adapter.fingerprint, "resolution": adapter.resolution, "dtype": str(adapter.dtype), "cfg": adapter.cfg,
-            "config": repr(asdict(fixed)), "training": prompts}  # fmt: skip
+            **fixed, "training": prompts}  # fmt: skip
 
 
 def _digest(values: Tensor | None) -> str:

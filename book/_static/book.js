@@ -73,27 +73,15 @@
     [graph, graph.parentElement].forEach(function (box) { if (box.style.height) { box.style.height = height + "px"; } });
   }
 
-  // Grids of images say how high they are for their width (uniforget_lib/viz.py). `most`: no figure is higher (on slides).
+  function isGrid(graph) { return Boolean(graph.layout && graph.layout.meta && graph.layout.meta.aspect); }
+
+  // Grids of images say how high they are for their width (uniforget_lib/viz.py). `most`: how high one may become at most;
+  // on a page about a screen, if the pictures can be made smaller without being lost.
   function fit(graph, most) {
-    var meta = graph.layout && graph.layout.meta;
-    if (!graph._fullLayout || !graph.offsetParent) { return; }
-    if (!meta || !meta.aspect) {
-      if (!most) { return; }
-      var full = graph._bookFull = graph._bookFull || graph._fullLayout.height;
-      if (full > most) {  // smaller as a whole, so that its parts keep their places
-        graph.style.height = full + "px";
-        graph.style.width = 100 * full / most + "%";
-        graph.style.maxWidth = "none";
-        graph.style.transform = "scale(" + most / full + ")";
-        graph.style.transformOrigin = "0 0";
-        graph.parentElement.style.height = most + "px";
-      }
-      window.Plotly.Plots.resize(graph);
-      return;
-    }
+    if (!isGrid(graph) || !graph._fullLayout || !graph.offsetParent) { return; }
+    var meta = graph.layout.meta;
     var margin = graph._fullLayout.margin, sides = margin.l + margin.r;
     var room = graph.parentElement.offsetWidth - sides;
-    // No higher than a screen, if the pictures can be made smaller without being lost.
     var width = Math.min(room, most ? (most - meta.around) / meta.aspect : Math.max(260, 820 / meta.aspect));
     var height = Math.round(meta.around + width * meta.aspect);
     var values = { height: height, width: width < room ? Math.round(width + sides) : null, autosize: width >= room };
@@ -106,6 +94,22 @@
       window.Plotly.relayout(graph, values);
     }
   }
+
+  // On slides (tools/slides.py): any figure, no higher than `most`. What is no grid is made smaller as a whole, so that its
+  // parts keep their places.
+  window.bookFit = function (graph, most) {
+    if (isGrid(graph)) { fit(graph, most); return; }
+    var full = graph._bookFull = graph._bookFull || graph._fullLayout.height;
+    if (full > most) {
+      graph.style.height = full + "px";
+      graph.style.width = 100 * full / most + "%";
+      graph.style.maxWidth = "none";
+      graph.style.transform = "scale(" + most / full + ")";
+      graph.style.transformOrigin = "0 0";
+      graph.parentElement.style.height = most + "px";
+    }
+    window.Plotly.Plots.resize(graph);
+  };
 
   // Plotly's sliders answer to a mouse only. A native one, shown while it has the focus, serves keyboards and screen readers.
   function keys(graph) {
@@ -152,7 +156,6 @@
     names();
     paintAll();
     if (window.Plotly) { document.querySelectorAll(".plotly-graph-div").forEach(function (graph) { fit(graph); keys(graph); }); }
-    window.bookFit = fit;
     new MutationObserver(paintAll).observe(document.documentElement, { attributeFilter: ["data-theme"] });
     // A figure inside a closed tab or a phone turned sideways: draw again at the width it has now.
     var timer;
