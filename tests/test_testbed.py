@@ -9,7 +9,7 @@ import torch
 from conftest import TABLE, own_folder
 from diffusers import FluxPipeline, StableDiffusionPipeline
 
-from uniforget_lib import Mask, Testbed, evaluate, load, locate
+from uniforget_lib import Mask, Testbed, evaluate, load, locate, masked
 from uniforget_lib.files import check_sums
 from uniforget_lib.models import WEIGHTS
 from uniforget_lib.profile import PROFILES
@@ -227,6 +227,10 @@ def test_study_of_no_mask_changes_nothing_and_of_a_blunt_one_does(testbed):
     blunt = study.outcome(locate.random(testbed.adapter).mask(ratio=0.5))
     assert blunt.neutral_change.mean() > 0.1 and blunt.copied.mean() <= plain.copied.mean()
     assert np.isfinite([e.mean for e in blunt.row().values()]).all()
+    late = evaluate.Study(testbed, testbed.planted(copies=100)[:4], testbed.neutral(8), limit=limit, seeds=(0,))
+    with masked(testbed.adapter, locate.random(testbed.adapter).mask(ratio=0.5)):
+        with pytest.raises(RuntimeError, match="a mask is on"):  # or it would be taken for the unmasked model
+            late.outcome()
     pooled = evaluate.pool([plain, blunt])
     assert pooled.to_twin.shape == (2, 4) and pooled.crossed
 

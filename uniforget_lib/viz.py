@@ -24,7 +24,8 @@ CYCLE = ("#d1495b", "#2e86ab", "#edae49", "#3c6e47", "#8d99ae", "#7b1e3a", "#007
 
 
 def use_book_style(static: bool | None = None) -> None:
-    """Set the plotly template, and the renderer: ``static`` for the published book (the default while it is built), otherwise the one that Jupyter or Colab picks."""
+    """Set the plotly template, and the renderer: ``static`` for the published book (the default while it is built),
+    otherwise the one that Jupyter or Colab picks."""
     static = published() if static is None else static
     template = go.layout.Template(pio.templates["plotly_white"])
     template.layout.update(font={"size": 14}, title={"font": {"size": 15}, "x": 0, "xanchor": "left"}, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
